@@ -1,0 +1,157 @@
+"""What requests cost and how fast workers are: learned from replies, robust against noise.
+
+Units are seconds.  The predicted service time of task k on worker w is
+
+    s(k, w) = c_k * ((1 - f_k) + f_k / (v_w * A_w ** cpu_weight))
+
+with ``c_k`` the seconds the task takes on a worker of speed 1, ``f_k`` its CPU share (0 for a task
+that sleeps, 1 for one that computes), ``v_w`` the worker's speed and ``A_w`` the share of its cores
+that is left for it.  Only the CPU-bound part of a task is stretched by a slow or contended worker.
+
+Step sizes follow the variance: a task whose times vary wildly (``variance`` large) hardly moves the
+estimate of a worker's speed, or workers would be blamed for the large requests that they drew.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+#: step of the log-variance and log-cost averages
+LEARN_RATE: Final = 0.1
+#: step of a worker's log-speed
+SPEED_RATE: Final = 0.15
+#: step of the mean cost, and its floor for tasks of high variance
+COST_RATE: Final = 0.2
+COST_RATE_MIN: Final = 0.02
+#: one sample may move an estimate by at most this factor (in logs, e**2.5 = 12)
+SURPRISE_MAX: Final = 2.5
+#: speeds are kept between a twentieth and twenty times the declared one
+LOG_SPEED_BOUND: Final = math.log(20.0)
+#: shorter service times say more about scheduling than about the worker
+SPEED_SAMPLE_S: Final = 0.001
+#: a clock cannot tell less than this from nothing
+SERVICE_MIN_S: Final = 1e-7
+
+
+class TaskCost:
+    """The learned cost of one task.
+
+    Until the first success the declared cost stands: ``cost`` seconds, or ``weight`` (the weight of
+    a task is what it is expected to take, in seconds, where nothing better is known).
+    """
+
+    __slots__ = ("count", "cpu_share", "log_cost", "mean_s", "variance")
+
+    def __init__(self, declared_s: float) -> None:
+        #: mean seconds on a worker of speed 1 (``c_k``)
+        self.mean_s = max(declared_s, SERVICE_MIN_S)
+        #: mean of the logarithm: what samples are compared with, as it ignores a heavy tail
+        self.log_cost = math.log(self.mean_s)
+        #: mean squared surprise of a sample, in logs (``q_k``)
+        self.variance = 0.0
+        #: CPU time / wall time where nothing else wants the core (``f_k``)
+        self.cpu_share = 1.0
+        #: successes seen
+        self.count = 0
+
+    def service_s(self, speed: float) -> float:
+        """Expected seconds on a worker of effective speed ``speed`` (``v_w * A_w **
+        cpu_weight``)."""
+        share = self.cpu_share
+        return self.mean_s * (1.0 - share + share / speed)
+
+    def learn(
+        self, service_s: float, count: int, speed: float, availability: float, cpu_share: float
+    ) -> float:
+        """Learn from ``count`` successes with a mean of ``service_s`` on one worker.
+
+        ``cpu_share`` is what the worker measured, negative when it did not.  Returns by how much
+        (in logs) the worker's speed should move: zero for samples that say nothing about it.
+        """
+        service_s = max(service_s, SERVICE_MIN_S)
+        if cpu_share >= 0.0:
+            # what it would have been with the core to itself; one sample of a mixture says little
+            uncontended = min(1.0, cpu_share / max(availability, 0.1))
+            step = 1.0 if self.count == 0 else LEARN_RATE
+            self.cpu_share += step * (uncontended - self.cpu_share)
+        share = self.cpu_share
+        sample_s = service_s / (1.0 - share + share / (speed * availability))
+        if self.count == 0:
+            self.mean_s = sample_s
+            self.log_cost = math.log(sample_s)
+            self.count = count
+            return 0.0
+        surprise = math.log(sample_s) - self.log_cost
+        surprise = min(SURPRISE_MAX, max(-SURPRISE_MAX, surprise))
+        trust = 1.0 / (1.0 + 10.0 * self.variance)
+        rate = LEARN_RATE if count == 1 else 1.0 - (1.0 - LEARN_RATE) ** count
+        self.variance += rate * (surprise * surprise - self.variance)
+        self.log_cost += rate * trust * surprise
+        cost_rate = max(COST_RATE_MIN, COST_RATE * trust)
+        if self.count < 1.0 / cost_rate:
+            cost_rate = 1.0 / (self.count + 1)
+        elif count > 1:
+            cost_rate = 1.0 - (1.0 - cost_rate) ** count
+        self.mean_s += cost_rate * (sample_s - self.mean_s)
+        self.count += count
+        if share <= 0.5 or service_s < SPEED_SAMPLE_S:
+            return 0.0
+        return -SPEED_RATE * trust * surprise
+
+
+#: CPU reports count in full for this long after they were measured, then fade by this constant
+REPORT_FRESH_S: Final = 0.5
+REPORT_FADE_S: Final = 0.5
+#: older reports are not looked at
+REPORT_AGE_MAX_S: Final = 2.0
+#: even a starved worker gets a little
+AVAILABILITY_MIN: Final = 0.1
+#: a report over less time, or with less CPU than this share of it, says nothing about waiting
+INTERVAL_MIN_S: Final = 0.05
+BUSY_SHARE_MIN: Final = 0.05
+
+
+def availability_now(measured: float, age_s: float) -> float:
+    """The share of its cores a worker can get, as a report of that age still tells it.
+
+    ``A = 1 - (1 - a) * exp(-max(0, age - 0.5 s) / 0.5 s)``: an old report fades to "all of them",
+    so that a missing or late one can do no harm.  The age counts from measurement, not arrival.
+    """
+    if measured >= 1.0 or age_s > REPORT_AGE_MAX_S:
+        return 1.0
+    if age_s <= REPORT_FRESH_S:
+        return measured
+    return 1.0 - (1.0 - measured) * math.exp(-(age_s - REPORT_FRESH_S) / REPORT_FADE_S)
+
+
+def availability_measured(
+    *,
+    wall_s: float,
+    cpu_s: float,
+    delay_s: float | None,
+    cores: int,
+    others_busy: float,
+    own_demand: float,
+) -> float | None:
+    """The share of its cores that a worker could get during one report interval, in [0.1, 1].
+
+    ``cpu_s`` is the worker's CPU time (with children), ``delay_s`` how long it was ready to run but
+    waited (None where the kernel hides it), ``others_busy`` how many of its ``cores`` were busy for
+    processes that are not ours, ``own_demand`` how many cores all our workers there asked for.
+
+    While it works, its waiting tells: cpu / (cpu + delay), less what our own other workers caused.
+    While it idles, the cores' business tells what a request would find: cores / (1 + others).
+    None for figures that say nothing (too short an interval, or impossible ones).
+    """
+    if not (wall_s >= INTERVAL_MIN_S and cpu_s >= 0.0 and cores >= 1):
+        return None
+    if delay_s is not None and delay_s >= 0.0 and cpu_s >= BUSY_SHARE_MIN * wall_s:
+        share = cpu_s / (cpu_s + delay_s)
+        own_share = min(1.0, cores / own_demand) if own_demand > 0.0 else 1.0
+        share /= own_share
+    else:
+        if not others_busy >= 0.0:
+            return None
+        share = cores / (1.0 + others_busy)
+    return min(1.0, max(AVAILABILITY_MIN, share))

@@ -1,0 +1,366 @@
+"""The broker's picture of its workers: the nouns that policies compare.
+
+Only ``broker.py`` changes these records; policies read them.  All times are monotonic seconds that
+the caller passes in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from typing import Any, Final
+
+from .costs import (
+    LOG_SPEED_BOUND,
+    TaskCost,
+    availability_measured,
+    availability_now,
+)
+from .topology import PolicyConfig, WorkerConfig
+
+#: how fast the residual of an overdue request grows with its age (``beta``): a stalled worker
+#: looks worse the longer it is silent
+OVERDUE_GROWTH: Final = 0.5
+#: what a request spends on the way to a worker and back, before it was ever measured
+TRANSIT_FIRST_S: Final = 0.0003
+TRANSIT_MIN_S: Final = 0.0001
+TRANSIT_MAX_S: Final = 0.002
+#: a request this many times longer than its transit needs no second one waiting behind it
+PREFETCH_COST_RATIO: Final = 100.0
+#: the most requests that may wait at a worker behind those that run
+PREFETCH_MAX: Final = 512
+#: a worker's queue is kept worth this many transits: the broker answers once per loop turn
+PREFETCH_TRANSITS: Final = 2.0
+#: a worker that joins a running system gets one request at a time until it has done this many
+WARM_UP: Final = 3
+#: two workers within about five per cent of each other count as equally fast
+SPEED_STEP: Final = 0.05
+
+
+class WorkerState(StrEnum):
+    """The states of a worker process, in the names that process managers use."""
+
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    BACKOFF = "BACKOFF"
+    STOPPING = "STOPPING"
+    EXITED = "EXITED"
+    FATAL = "FATAL"
+    DRAIN = "DRAIN"
+
+
+class Worker:
+    """One worker as the broker sees it."""
+
+    __slots__ = (
+        "availability",
+        "availability_at",
+        "completed",
+        "concurrency",
+        "config",
+        "counts",
+        "cpu",
+        "cpu_at",
+        "demand",
+        "done_at",
+        "failed",
+        "failures_in_row",
+        "fleet",
+        "ghost_until",
+        "head_at",
+        "inflight",
+        "log_speed",
+        "name",
+        "number",
+        "pid",
+        "position",
+        "restarts",
+        "rss_bytes",
+        "running_s",
+        "speed_class",
+        "stamp",
+        "state",
+        "successes",
+        "tasks",
+        "virtual_s",
+    )
+
+    def __init__(self, fleet: Fleet, number: int, config: WorkerConfig) -> None:
+        self.fleet = fleet
+        self.number = number
+        self.config = config
+        self.name = config.name
+        self.concurrency = config.concurrency
+        self.state = WorkerState.STARTING
+        self.pid: int | None = None
+        self.restarts = 0
+        self.rss_bytes = 0
+        #: id -> frame of every request sent and not answered, in the order they were sent
+        self.inflight: dict[int, bytes] = {}
+        #: task number -> how many of ``inflight`` are of it; sums up to len(inflight)
+        self.counts: dict[int, int] = {}
+        #: when the request now at the head of ``inflight`` began, as far as the broker can tell
+        self.head_at = 0.0
+        #: expected moment of being done with everything pending; kept by ``refresh``
+        self.done_at = 0.0
+        #: expected seconds of the request at the head; kept by ``refresh``
+        self.running_s = 0.0
+        #: seconds of queued requests that a choice in progress has reserved here
+        self.virtual_s = 0.0
+        #: a request that failed fast still counts as work until then
+        self.ghost_until = 0.0
+        self.completed = 0
+        self.failed = 0
+        self.failures_in_row = 0
+        self.successes = 0
+        #: logarithm of the learned speed, starting from the declared weight
+        self.log_speed = math.log(config.weight)
+        #: share of its cores it could get, when last measured, and when that was
+        self.availability = 1.0
+        self.availability_at = -math.inf
+        #: cores' worth of CPU it used (with children), when last reported, and when that was
+        self.cpu = 0.0
+        self.cpu_at = -math.inf
+        #: cores' worth of CPU it asked for: used plus waited
+        self.demand = 0.0
+        #: numbers of the tasks it can run
+        self.tasks: frozenset[int] = frozenset()
+        #: place in ``fleet.ready``, -1 when not in it
+        self.position = -1
+        #: which speed class the policy filed it under, and the version of that entry
+        self.speed_class = 0
+        self.stamp = 0
+
+    @property
+    def pending(self) -> int:
+        """Requests sent to the worker and not yet answered."""
+        return len(self.inflight)
+
+    def speed(self) -> float:
+        """Learned speed; 1 is the fleet's declared unit."""
+        return math.exp(self.log_speed - self.fleet.log_speed_drift)
+
+    def availability_at_time(self, now: float) -> float:
+        """The share of its cores it can get now, by its last report and that report's age."""
+        if self.availability >= 1.0:
+            return 1.0
+        return availability_now(self.availability, now - self.availability_at)
+
+    def effective_speed(self, now: float) -> float:
+        """Speed that a CPU-bound request would meet now: ``v * A ** cpu_weight``."""
+        speed = self.speed()
+        weight = self.fleet.policy.cpu_weight
+        if weight and self.availability < 1.0:
+            speed *= self.availability_at_time(now) ** weight
+        return speed
+
+    def service_s(self, task: int, now: float) -> float:
+        """Expected seconds of one request of that task here."""
+        return self.fleet.costs[task].service_s(self.effective_speed(now))
+
+    def refresh(self, now: float) -> None:
+        """Work out ``done_at`` again, after anything about the worker changed."""
+        inflight = self.inflight
+        if not inflight:
+            self.running_s = 0.0
+            self.done_at = self.ghost_until
+            return
+        speed = self.effective_speed(now)
+        costs = self.fleet.costs
+        total = 0.0
+        for task, count in self.counts.items():
+            total += count * costs[task].service_s(speed)
+        if len(self.counts) == 1:
+            running = total / len(inflight)
+        else:
+            head = next(iter(inflight.values()))
+            running = costs[head[6] | head[7] << 8].service_s(speed)
+        self.running_s = running
+        waiting = total - running
+        if self.concurrency > 1:
+            # time until a slot frees: the work there is, spread over the slots
+            waiting = max(0.0, total / self.concurrency - running)
+            if len(inflight) < self.concurrency:
+                self.done_at = self.ghost_until
+                return
+        self.done_at = max(self.head_at + running + waiting, self.ghost_until)
+
+    def backlog_s(self, now: float) -> float:
+        """Expected seconds until a request sent now would begin to run.
+
+        The residual of a running request is ``max(s - age, beta * age)``, the second only when it
+        is near or past its time.
+        """
+        backlog = self.done_at - now
+        if self.inflight and self.running_s:
+            age = now - self.head_at
+            if age * (1.0 + OVERDUE_GROWTH) >= self.running_s:
+                backlog += max(0.0, OVERDUE_GROWTH * age - (self.running_s - age))
+        if backlog < 0.0:
+            backlog = 0.0
+        return backlog + self.virtual_s
+
+    def load(self, task: int, now: float) -> float:
+        """Expected seconds until a request of that task, sent now, would be done here.
+
+        This is the number that ``least_load`` compares: ``pending_weight * backlog + service``.
+        """
+        return self.fleet.policy.pending_weight * self.backlog_s(now) + self.service_s(task, now)
+
+
+class Fleet:
+    """All workers, what tasks cost on them, and who can take work now."""
+
+    def __init__(self, workers: Iterable[WorkerConfig], policy: PolicyConfig) -> None:
+        self.policy = policy
+        self.workers: list[Worker] = []
+        self.by_name: dict[str, Worker] = {}
+        #: cost of each task, by task number
+        self.costs: list[TaskCost] = []
+        #: the workers that take new work (state RUNNING), in no order
+        self.ready: list[Worker] = []
+        #: how many of ``ready`` have fewer requests pending than they can run at once
+        self.free_count = 0
+        #: the largest declared weight
+        self.weight_max = 0.0
+        #: what all learned log-speeds have in common; subtracted, so that speeds stay relative
+        self.log_speed_drift = 0.0
+        #: smoothed seconds that a request spends between broker and worker, both ways
+        self.transit_s = TRANSIT_FIRST_S
+        #: core -> how many cores' worth of CPU our workers ask for there
+        self._core_demand: dict[int, float] = {}
+        self._core_cpu: dict[int, float] = {}
+        for config in workers:
+            self.add(config)
+
+    def add(self, config: WorkerConfig) -> Worker:
+        """A record for one more worker."""
+        worker = Worker(self, len(self.workers), config)
+        self.workers.append(worker)
+        self.by_name[config.name] = worker
+        self.weight_max = max(self.weight_max, config.weight)
+        return worker
+
+    def set_ready(self, worker: Worker, ready: bool) -> None:
+        """Put the worker among those that take new work, or take it out."""
+        if ready == (worker.position >= 0):
+            return
+        if ready:
+            worker.position = len(self.ready)
+            self.ready.append(worker)
+            self.free_count += worker.pending < worker.concurrency
+        else:
+            last = self.ready.pop()
+            if last is not worker:
+                self.ready[worker.position] = last
+                last.position = worker.position
+            worker.position = -1
+            self.free_count -= worker.pending < worker.concurrency
+
+    def prefetch(self, task: int) -> int:
+        """How many requests of that task may wait at a worker behind those that run there.
+
+        None where one takes seconds, one where it takes milliseconds, and as many as keep the
+        worker busy across a turn of the broker's loop where it takes microseconds.
+        """
+        cost_s = self.costs[task].mean_s
+        transit_s = self.transit_s
+        if cost_s >= transit_s * PREFETCH_COST_RATIO:
+            return 0
+        wanted = math.ceil(PREFETCH_TRANSITS * transit_s / cost_s)
+        return min(PREFETCH_MAX, max(1, wanted))
+
+    def room(self, worker: Worker, task: int, now: float) -> int:
+        """How many requests of that task the worker may be sent now."""
+        free = worker.concurrency - len(worker.inflight)
+        if worker.successes < WARM_UP:
+            return max(0, free)
+        extra = self.prefetch(task)
+        if free > 0:
+            return free + extra
+        if not extra or free + extra <= 0:
+            return 0
+        # what waits there must be short too, or this request would be stuck behind it
+        horizon_s = (extra + worker.concurrency) * self.costs[task].mean_s
+        return free + extra if worker.backlog_s(now) <= 2.0 * horizon_s else 0
+
+    def observe_transit(self, seconds: float) -> None:
+        """One request's round trip less its service time, seen from the broker."""
+        seconds = min(TRANSIT_MAX_S, max(TRANSIT_MIN_S, seconds))
+        self.transit_s += 0.05 * (seconds - self.transit_s)
+
+    def learn(
+        self, worker: Worker, task: int, service_s: float, count: int, cpu_share: float, now: float
+    ) -> None:
+        """Take in ``count`` successes of one task on one worker, ``service_s`` seconds on
+        average."""
+        shift = self.costs[task].learn(
+            service_s, count, worker.speed(), worker.availability_at_time(now), cpu_share
+        )
+        if shift:
+            bound = math.log(worker.config.weight)
+            before = worker.log_speed
+            worker.log_speed = min(
+                bound + LOG_SPEED_BOUND, max(bound - LOG_SPEED_BOUND, before + shift)
+            )
+            self.log_speed_drift += (worker.log_speed - before) / len(self.workers)
+
+    def take_report(self, worker: Worker, report: Mapping[str, Any], now: float) -> bool:
+        """Take in one CPU report; False when it is older than what is known, or is nonsense."""
+        figures = _report_figures(report)
+        if figures is None:
+            return False
+        at, wall_s, cpu_s, delay_s, cores, busy_s = figures
+        if at <= worker.cpu_at or at > now + 1.0 or wall_s <= 0.0:
+            return False
+        rss_bytes = report.get("rss_bytes")
+        if isinstance(rss_bytes, int):
+            worker.rss_bytes = rss_bytes
+        cpu = cpu_s / wall_s
+        demand = cpu + (delay_s / wall_s if delay_s is not None else 0.0)
+        share_of_core = 1.0 / cores
+        own_demand = own_cpu = 0.0
+        # an unpinned worker's demand is spread evenly over the cores it may use
+        for core in worker.config.cpus or range(cores):
+            asked = self._core_demand.get(core, 0.0) + (demand - worker.demand) * share_of_core
+            used = self._core_cpu.get(core, 0.0) + (cpu - worker.cpu) * share_of_core
+            self._core_demand[core], self._core_cpu[core] = max(0.0, asked), max(0.0, used)
+            own_demand += self._core_demand[core]
+            own_cpu += self._core_cpu[core]
+        worker.cpu, worker.cpu_at, worker.demand = cpu, at, demand
+        measured = availability_measured(
+            wall_s=wall_s,
+            cpu_s=cpu_s,
+            delay_s=delay_s,
+            cores=cores,
+            others_busy=max(0.0, busy_s / wall_s - own_cpu),
+            own_demand=own_demand,
+        )
+        if measured is not None:
+            known = worker.availability_at_time(now)
+            # fall at once, rise half-way: a neighbour that pauses for a moment is still there
+            worker.availability = measured if measured < known else known + (measured - known) / 2
+            worker.availability_at = at
+            if worker.availability > 0.99:
+                worker.availability = 1.0
+        return True
+
+
+def _report_figures(
+    report: Mapping[str, Any],
+) -> tuple[float, float, float, float | None, int, float] | None:
+    """The figures of a report, or None when one is missing or not a plain finite number."""
+    values = [report.get(key) for key in ("at", "wall_s", "cpu_s", "busy_s")]
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
+        return None
+    at, wall_s, cpu_s, busy_s = (float(value) for value in values)  # type: ignore[arg-type]
+    delay_s = report.get("delay_s")
+    if delay_s is not None and not (
+        isinstance(delay_s, int | float) and math.isfinite(delay_s) and delay_s >= 0
+    ):
+        return None
+    cores = report.get("cores")
+    if not isinstance(cores, int) or not 1 <= cores <= 4096 or cpu_s < 0 or busy_s < 0:
+        return None
+    return at, wall_s, cpu_s, delay_s, cores, busy_s

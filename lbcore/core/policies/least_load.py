@@ -1,0 +1,137 @@
+"""The worker that would have the request done soonest.
+
+Rule: the smallest ``load = pending_weight * backlog + service``, in seconds, where ``backlog`` is
+the expected remaining work of what is pending there and ``service`` what this task takes there,
+by its learned cost, the worker's speed and the share of CPU that reports say it can get.
+
+Workers of about the same effective speed are filed in one heap by the moment they will be free.
+Within a heap the earliest is the best for every task, so a choice looks at one worker per speed,
+not at all of them: its cost grows with the logarithm of the number of workers.
+
+A key may be too early (a request that overruns pushes the true moment on), never too late, so an
+entry is checked when it comes up, and filed again if its moment has moved.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from typing import Final
+
+from lbcore.core.fleet import SPEED_STEP, Fleet, Worker
+
+from .base import Policy, Random
+
+#: loads this close are equal: the worker that has been waiting longest takes the request
+TIE_BAND: Final = 0.02
+
+Entry = tuple[float, int, int, int]
+
+
+class LeastLoad(Policy):
+    """Expected completion time, committed as late as possible.
+
+    Inputs: pending (as expected seconds), learned cost per task, weight and learned speed, reported
+    CPU.  Failure modes and their guards: late or missing reports (they fade to "no contention"),
+    large random requests (speed learns slowly where costs vary), fast failures (still counted as
+    work), stalls (the residual grows with age).
+    """
+
+    name = "least_load"
+    late_binding = True
+
+    def __init__(self, fleet: Fleet, rng: Random) -> None:
+        super().__init__(fleet, rng)
+        #: speed class -> heap of (free at, order filed, worker number, stamp)
+        self._heaps: dict[int, list[Entry]] = {}
+        #: the classes in use, fastest first
+        self._classes: list[int] = []
+        self._order = 0
+
+    def changed(self, worker: Worker, now: float) -> None:
+        """File the worker anew; its older entry is skipped when it comes up."""
+        worker.stamp += 1
+        if worker.position < 0:
+            return
+        speed_class = round(math.log(worker.effective_speed(now)) / SPEED_STEP)
+        heap = self._heaps.get(speed_class)
+        if heap is None:
+            heap = self._heaps[speed_class] = []
+            self._classes = sorted(self._heaps, reverse=True)
+        free_at = worker.done_at
+        if worker.virtual_s:
+            free_at = max(free_at, now) + worker.virtual_s
+        self._order += 1
+        heapq.heappush(heap, (free_at, self._order, worker.number, worker.stamp))
+        if len(heap) > 64 + 4 * len(self.fleet.ready):
+            self._sweep(speed_class)
+
+    def choose(self, task: int, now: float) -> Worker | None:
+        """The worker that would be done soonest, whether it has room now or not."""
+        best: Worker | None = None
+        best_load, best_order = math.inf, 0
+        pending_weight = self.fleet.policy.pending_weight
+        emptied = False
+        for speed_class in self._classes:
+            found = self._earliest(speed_class, task, now)
+            if found is None:
+                emptied = emptied or not self._heaps[speed_class]
+                continue
+            worker, order, backlog_s = found
+            service_s = worker.service_s(task, now)
+            load = pending_weight * backlog_s + service_s
+            if load < best_load * (1.0 - TIE_BAND):
+                best, best_load, best_order = worker, load, order
+            elif load <= best_load * (1.0 + TIE_BAND) and order < best_order:
+                best, best_order = worker, order
+                best_load = min(best_load, load)
+            if service_s > best_load * (1.0 + TIE_BAND):
+                # slower classes take at least as long even when idle
+                break
+        if emptied:
+            self._drop_empty()
+        return best
+
+    def reason(self, task: int, winner: Worker, now: float) -> str:
+        """One sentence for a person: why that worker won."""
+        backlog_s, service_s = winner.backlog_s(now), winner.service_s(task, now)
+        waits = f"after {backlog_s:.3g} s of pending work" if backlog_s else "at once"
+        return f"{winner.name} would be done soonest: it starts {waits}, takes {service_s:.3g} s"
+
+    def _earliest(
+        self, speed_class: int, task: int, now: float
+    ) -> tuple[Worker, int, float] | None:
+        """The worker of that class which is free first, its filing order and its backlog."""
+        heap = self._heaps[speed_class]
+        workers = self.fleet.workers
+        unable: list[Entry] = []
+        found: tuple[Worker, int, float] | None = None
+        while heap:
+            free_at, order, number, stamp = heap[0]
+            worker = workers[number]
+            if worker.stamp != stamp:
+                heapq.heappop(heap)
+                continue
+            if task not in worker.tasks:
+                unable.append(heapq.heappop(heap))
+                continue
+            backlog_s = worker.backlog_s(now)
+            if backlog_s and now + backlog_s > free_at + 1e-9:
+                heapq.heapreplace(heap, (now + backlog_s, order, number, stamp))
+                continue
+            found = worker, order, backlog_s
+            break
+        for entry in unable:
+            heapq.heappush(heap, entry)
+        return found
+
+    def _sweep(self, speed_class: int) -> None:
+        """Throw stale entries away."""
+        workers = self.fleet.workers
+        heap = [entry for entry in self._heaps[speed_class] if workers[entry[2]].stamp == entry[3]]
+        heapq.heapify(heap)
+        self._heaps[speed_class] = heap
+
+    def _drop_empty(self) -> None:
+        self._heaps = {key: heap for key, heap in self._heaps.items() if heap}
+        self._classes = sorted(self._heaps, reverse=True)

@@ -1,0 +1,101 @@
+"""What a running system says about itself: read-only views of the broker's books."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .broker import Broker
+from .errors import BadRequest
+from .fleet import Worker, WorkerState
+from .ledger import Ledger
+
+
+def answer_control(broker: Broker, message: Any, now: float) -> dict[str, Any]:
+    """Answer one CONTROL frame: ``{"op": "status" | "tasks" | "explain", ...}``.
+
+    Returns ``{"ok": value}`` or ``{"error": {...}}``.
+    """
+    operation = message.get("op") if isinstance(message, dict) else None
+    if operation == "status":
+        return {"ok": system_status(broker, now)}
+    if operation == "tasks":
+        return {"ok": task_list(broker.ledger)}
+    if operation == "explain":
+        ids, last = message.get("ids"), message.get("last", 10)
+        journal = broker.ledger.journal
+        if isinstance(ids, list) and all(isinstance(item, int) for item in ids):
+            return {"ok": journal.find(ids[:1000], now)}
+        if isinstance(last, int) and 0 < last <= 1000:
+            return {"ok": journal.last(last, now)}
+    return {"error": BadRequest(f"unknown control operation {operation!r:.100}").to_wire()}
+
+
+def system_status(broker: Broker, now: float) -> dict[str, Any]:
+    """The whole system, as ``status --json`` shows it (the shell adds pid and address)."""
+    ledger = broker.ledger
+    policy = ledger.topology.policy
+    return {
+        "name": ledger.topology.name,
+        "state": "DRAIN" if ledger.draining else "RUNNING",
+        "uptime_s": now - broker.started_at,
+        "broker": {
+            "address": str(ledger.topology.broker),
+            "policy": policy.name,
+            "pending_weight": policy.pending_weight,
+            "cpu_weight": policy.cpu_weight,
+            "queued": ledger.queue.count,
+            "queued_bytes": ledger.queue.bytes,
+            "in_flight": ledger.in_flight,
+            "clients": len(ledger.clients),
+            "accepted": ledger.accepted,
+            "completed": ledger.completed,
+            "failed": ledger.failed,
+            "backlog_s": ledger.backlog_s(now),
+            "transit_s": ledger.fleet.transit_s,
+        },
+        "workers": [_worker_status(ledger, worker, now) for worker in ledger.fleet.workers],
+    }
+
+
+def _worker_status(ledger: Ledger, worker: Worker, now: float) -> dict[str, Any]:
+    config = worker.config
+    backlog_s = worker.backlog_s(now)
+    prefetch = max((ledger.fleet.prefetch(task) for task in worker.counts), default=0)
+    return {
+        "name": worker.name,
+        "pid": worker.pid if worker.state is WorkerState.RUNNING else None,
+        "address": str(config.address),
+        "state": worker.state.value,
+        "pending": worker.pending,
+        "backlog_s": backlog_s,
+        "cpu": worker.cpu,
+        "cpu_age_s": max(0.0, now - worker.cpu_at) if worker.cpu_at > 0 else None,
+        "availability": worker.availability_at_time(now),
+        "speed": worker.speed(),
+        "load": ledger.topology.policy.pending_weight * backlog_s,
+        "weight": config.weight,
+        "concurrency": config.concurrency,
+        "window": worker.concurrency + prefetch,
+        "tags": list(config.tags),
+        "completed": worker.completed,
+        "failed": worker.failed,
+        "restarts": worker.restarts,
+        "rss_bytes": worker.rss_bytes,
+    }
+
+
+def task_list(ledger: Ledger) -> list[dict[str, Any]]:
+    """Every task: what its worker says of it, and what the broker learned."""
+    tasks = []
+    for number, spec in enumerate(ledger.tasks.specs):
+        cost = ledger.fleet.costs[number]
+        tasks.append(
+            {
+                **spec,
+                "learned_cost_s": cost.mean_s if cost.count else None,
+                "cpu_share": cost.cpu_share if cost.count else None,
+                "count": cost.count,
+                "workers": sum(number in worker.tasks for worker in ledger.fleet.ready),
+            }
+        )
+    return sorted(tasks, key=lambda task: str(task["name"]))

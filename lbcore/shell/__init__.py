@@ -1,0 +1,1 @@
+"""The shell: sockets, processes, clocks, psutil and files.  It performs; the core decides."""

@@ -1,0 +1,402 @@
+"""One connection to a broker with many requests in flight, shared by any number of threads.
+
+Whoever waits for an answer reads the socket itself, if nobody else does: a lone caller needs no
+second thread and no hand-over between threads.  When futures are outstanding, or a second thread
+waits, a background thread reads for all.  Used by ``client.py`` only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import Final, Protocol
+
+from lbcore.core.errors import BrokerUnavailable, ProtocolError
+from lbcore.core.frames import (
+    CONTROL_BYTES_MAX,
+    HEADER_BYTES,
+    PROTOCOL_VERSION,
+    REQUEST_HEADER,
+    SEQUENCE_MASK,
+    FrameBuffer,
+    Kind,
+    control_frame,
+    decode_body,
+)
+from lbcore.core.topology import Address
+
+READ_BYTES: Final = 1 << 18
+#: frames of futures submitted in quick succession leave together, at the latest after this
+CORK_S: Final = 0.0002
+#: the same, by number
+CORK_FRAMES: Final = 64
+
+#: what takes one answer: called with its whole frame, or with None when the connection is lost
+Sink = Callable[[bytes | None], None]
+
+
+class Flow(Protocol):
+    """A stream of requests that matches its answers itself."""
+
+    def bring(self, request_id: int, frame: bytes | None) -> bool:
+        """Take a frame that another reader found; False when it is not this stream's."""
+        ...
+
+
+class Answer:
+    """The answer to one request, once it is there."""
+
+    __slots__ = ("_event", "frame", "is_set")
+
+    def __init__(self) -> None:
+        #: the whole frame; None when the connection was lost
+        self.frame: bytes | None = None
+        self.is_set = False
+        self._event: threading.Event | None = None
+
+    def set(self, frame: bytes | None) -> None:
+        """The sink: take the answer."""
+        self.frame = frame
+        self.is_set = True
+        if self._event is not None:
+            self._event.set()
+
+    def wait(self, timeout_s: float | None) -> None:
+        """Wait for a thread that reads; a thread that reads itself has no need to."""
+        if self._event is None:
+            self._event = threading.Event()
+        if not self.is_set:
+            self._event.wait(timeout_s)
+
+
+class Connection:
+    """Frames out, answers in, matched by id."""
+
+    def __init__(self, address: Address, connect_timeout_s: float) -> None:
+        """Connect and greet.  Raises ``BrokerUnavailable``."""
+        self.address = address
+        #: task name or alias -> number
+        self.tasks: dict[str, int] = {}
+        #: worker names by number
+        self.workers: list[str] = []
+        self.frame_bytes_max = CONTROL_BYTES_MAX
+        #: id -> what takes its answer
+        self.sinks: dict[int, Sink] = {}
+        #: streams, which know the ids of their own requests
+        self.flows: set[Flow] = set()
+        self.lost: BrokerUnavailable | None = None
+        #: held by whoever reads the socket
+        self.reading = threading.RLock()
+        self._sending = threading.RLock()
+        self._sequence = 0
+        self._number = 0
+        self._outbox: list[bytes] = []
+        self._sent_at = 0.0
+        self._buffer = FrameBuffer(1 << 32)
+        #: bytes that were read while sending, to be parsed by the next reader
+        self._stash: list[bytes] = []
+        self._needs_reader = 0
+        self._reader_wanted = threading.Condition()
+        self._reader: threading.Thread | None = None
+        #: a pipe that ends the background reader's wait
+        self._wake: tuple[int, int] | None = None
+        self._woken = False
+        try:
+            self.socket = _connect(address, connect_timeout_s)
+            self._greet()
+        except (OSError, ProtocolError) as error:
+            raise BrokerUnavailable(f"no broker answers at {address}: {_text(error)}") from None
+        self.socket.settimeout(None)
+        self._poll = select.poll()
+        self._poll.register(self.socket, select.POLLIN)
+
+    def _greet(self) -> None:
+        hello = {"lb": PROTOCOL_VERSION, "role": "client", "name": f"pid {os.getpid()}"}
+        self.socket.sendall(control_frame(Kind.HELLO, hello))
+        while not self._number:
+            data = self.socket.recv(READ_BYTES)
+            if not data:
+                raise ProtocolError("it closed the connection")
+            for kind, _, body in self._buffer.feed(data):
+                if kind == Kind.GOODBYE:
+                    raise ProtocolError(str(decode_body(body)))
+                if kind != Kind.WELCOME:
+                    raise ProtocolError("what answers there is not lb")
+                welcome = decode_body(body)
+                self._number = welcome["client"]
+                self.tasks = welcome["tasks"]
+                self.workers = welcome["workers"]
+                self.frame_bytes_max = welcome["frame_bytes_max"]
+
+    def next_ids(self, count: int) -> range:
+        """Ids for ``count`` requests."""
+        with self._sending:
+            first = self._sequence + 1
+            if first + count > SEQUENCE_MASK:
+                first = 1  # 4 billion requests later; the first ones are long answered
+            self._sequence = first + count - 1
+        return range(self._number << 32 | first, (self._number << 32 | first) + count)
+
+    # ---- sending -------------------------------------------------------------------------------
+
+    def send(self, data: bytes) -> None:
+        """Send frames now.  Raises ``BrokerUnavailable`` when the connection is lost."""
+        with self._sending:
+            if self._outbox:
+                data = b"".join(self._outbox) + data
+                self._outbox.clear()
+            self._send_locked(data)
+
+    def send_soon(self, frame: bytes) -> None:
+        """Send a frame, or leave it to be sent with the next ones within ``CORK_S``."""
+        with self._sending:
+            self._outbox.append(frame)
+            now = monotonic()
+            if now - self._sent_at < CORK_S and len(self._outbox) < CORK_FRAMES:
+                self._wake_reader()
+                return
+            self._sent_at = now
+            self._flush_locked()
+
+    def _flush_locked(self) -> None:
+        if self._outbox:
+            data = b"".join(self._outbox)
+            self._outbox.clear()
+            self._send_locked(data)
+
+    def _send_locked(self, data: bytes) -> None:
+        """Send; and read meanwhile, if the broker will take no more before we took its answers."""
+        if self.lost is not None:
+            raise self.lost
+        view = memoryview(data)
+        try:
+            while view:
+                try:
+                    view = view[self.socket.send(view, socket.MSG_DONTWAIT) :]
+                except BlockingIOError:
+                    self._read_while_blocked()
+        except OSError as error:
+            raise self._lose(_text(error)) from None
+
+    def _read_while_blocked(self) -> None:
+        can_read = self.reading.acquire(blocking=False)
+        try:
+            wanted = [self.socket] if can_read else []
+            readable, _, _ = select.select(wanted, [self.socket], [], 1.0)
+            if readable:
+                data = self.socket.recv(READ_BYTES, socket.MSG_DONTWAIT)
+                if not data:
+                    raise ConnectionResetError("the broker closed the connection")
+                self._stash.append(data)
+        except BlockingIOError:
+            return
+        finally:
+            if can_read:
+                self.reading.release()
+
+    # ---- receiving -----------------------------------------------------------------------------
+
+    def read(self, timeout_s: float | None = None) -> bytes:
+        """The next whole frames, joined; empty when the time ran out or a frame is unfinished.
+
+        The caller holds ``reading``.  Raises ``BrokerUnavailable`` when the connection is lost.
+        """
+        if self._stash:
+            data = b"".join(self._stash)
+            self._stash.clear()
+        else:
+            if timeout_s is not None and not self._poll.poll(max(0.0, timeout_s) * 1000.0):
+                return b""
+            try:
+                data = self.socket.recv(READ_BYTES)
+            except OSError as error:
+                raise self._lose(_text(error)) from None
+            if not data:
+                raise self._lose("it closed the connection")
+        return self._buffer.join(data)
+
+    def keep(self, rest: bytes) -> None:
+        """Give back what followed the last whole frame of ``read``."""
+        self._buffer.keep(rest)
+
+    def dispatch(self, data: bytes) -> None:
+        """Hand each whole frame to its sink, and keep what is left.  The caller holds ``reading``.
+
+        A sink may run code of the user's that waits for another answer, and so reads: all frames
+        are cut and the rest is put away before the first sink is called.
+        """
+        unpack = REQUEST_HEADER.unpack_from
+        frames: list[tuple[int, int, bytes]] = []
+        offset, end = 0, len(data)
+        while offset + HEADER_BYTES <= end:
+            size, kind, _, _, request_id, _, _ = unpack(data, offset)
+            stop = offset + HEADER_BYTES + size
+            if stop > end:
+                break
+            frames.append((request_id, kind, data[offset:stop]))
+            offset = stop
+        self._buffer.keep(data[offset:])
+        for request_id, kind, frame in frames:
+            self._deliver(request_id, kind, frame)
+
+    def deliver(self, frames: list[bytes]) -> None:
+        """Hand over frames that a stream read and that are not its own."""
+        for frame in frames:
+            _, kind, _, _, request_id, _, _ = REQUEST_HEADER.unpack_from(frame)
+            self._deliver(request_id, kind, frame)
+
+    def _deliver(self, request_id: int, kind: int, frame: bytes) -> None:
+        sink = self.sinks.pop(request_id, None)
+        if sink is not None:
+            sink(frame)
+        elif kind != Kind.REPLY:
+            self._take_news(kind, frame[HEADER_BYTES:])
+        else:
+            # one that nobody waits for any more is dropped
+            any(flow.bring(request_id, frame) for flow in tuple(self.flows))
+
+    def _take_news(self, kind: int, body: bytes) -> None:
+        """A frame that answers nothing: news of tasks, or a goodbye."""
+        if kind == Kind.TASKS:
+            self.tasks = decode_body(body)
+        elif kind == Kind.GOODBYE:
+            raise self._lose(str(decode_body(body)))
+
+    def wait(self, answer: Answer, until: float | None) -> bool:
+        """Wait for an answer: by reading, or for the thread that reads already.
+
+        False when ``until`` (monotonic seconds) came first.
+        """
+        while not answer.is_set:
+            if until is not None and monotonic() >= until:
+                return False
+            if self.reading.acquire(blocking=False):
+                try:
+                    while not answer.is_set:
+                        left = None if until is None else until - monotonic()
+                        if left is not None and left <= 0.0:
+                            return False
+                        data = self.read(left)
+                        if data:
+                            self.dispatch(data)
+                finally:
+                    self.reading.release()
+            else:
+                # someone else reads: it may stop before our answer comes, the background one not
+                self.want_reader(1)
+                try:
+                    answer.wait(None if until is None else max(0.0, until - monotonic()))
+                finally:
+                    self.want_reader(-1)
+        return True
+
+    # ---- the background reader -----------------------------------------------------------------
+
+    def want_reader(self, change: int) -> None:
+        """One more or one less answer is waited for by somebody who does not read."""
+        with self._reader_wanted:
+            self._needs_reader += change
+            if change > 0:
+                if self._reader is None:
+                    self._wake = os.pipe()
+                    os.set_blocking(self._wake[1], False)
+                    self._reader = threading.Thread(
+                        target=self._read_for_all, name="lb-client", daemon=True
+                    )
+                    self._reader.start()
+                self._reader_wanted.notify()
+
+    def _read_for_all(self) -> None:
+        assert self._wake is not None
+        poll = select.poll()
+        poll.register(self.socket, select.POLLIN)
+        poll.register(self._wake[0], select.POLLIN)
+        while self.lost is None:
+            with self._reader_wanted:
+                self._reader_wanted.wait_for(lambda: self._needs_reader > 0 or self.lost)
+            with self.reading:
+                try:
+                    while self._needs_reader > 0 and self.lost is None:
+                        self._read_turn(poll, self._wake[0])
+                except BrokerUnavailable:
+                    return
+
+    def _read_turn(self, poll: select.poll, wake: int) -> None:
+        if not self._stash:
+            self._woken = False
+            events = poll.poll(CORK_S * 1000.0 if self._outbox else None)
+            ready = {descriptor for descriptor, _ in events}
+            if wake in ready:
+                os.read(wake, 4096)
+            if not self._stash and not ready - {wake}:
+                self._flush()
+                return
+        data = self.read()
+        if data:
+            self.dispatch(data)
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._outbox:
+            with self._sending:
+                self._sent_at = monotonic()
+                self._flush_locked()
+
+    def _wake_reader(self) -> None:
+        """See to it that the background reader sends what is left in the outbox."""
+        if not self._woken and self._wake is not None:
+            self._woken = True
+            os.write(self._wake[1], b"\0")
+
+    # ---- the end -------------------------------------------------------------------------------
+
+    def _lose(self, reason: str) -> BrokerUnavailable:
+        if self.lost is None:
+            self.lost = BrokerUnavailable(f"lost the broker at {self.address}: {reason}")
+            while self.sinks:
+                _, sink = self.sinks.popitem()
+                sink(None)
+            for flow in tuple(self.flows):
+                flow.bring(0, None)
+        return self.lost
+
+    def close(self) -> None:
+        """Close; whatever is unanswered is given up."""
+        self._lose("this client was closed")
+        with contextlib.suppress(OSError):  # the broker was faster
+            self.socket.shutdown(socket.SHUT_RDWR)
+        with self._reader_wanted:
+            self._reader_wanted.notify_all()
+        self._woken = False
+        self._wake_reader()
+        if self._reader is not None and self._reader is not threading.current_thread():
+            self._reader.join()
+        self.socket.close()
+        if self._wake is not None:
+            for descriptor in self._wake:
+                os.close(descriptor)
+            self._wake = None
+
+
+def _connect(address: Address, timeout_s: float) -> socket.socket:
+    if address.path is not None:
+        peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        peer.settimeout(timeout_s)
+        try:
+            peer.connect(address.path)
+        except OSError:
+            peer.close()
+            raise
+        return peer
+    peer = socket.create_connection((address.host, address.port), timeout_s)
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return peer
+
+
+def _text(error: Exception) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
