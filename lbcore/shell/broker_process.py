@@ -33,7 +33,7 @@ from .state import log_folder
 
 #: how often the supervisor hears the figures of its live line
 STATS_S: Final = 1.0
-#: without all workers the broker calls itself ready after this, so that it can serve with the rest
+#: the broker waits so long for the last workers before it calls itself ready with the first ones
 READY_PATIENCE_S: Final = 2.0
 
 _json = msgspec.json.Encoder().encode
@@ -59,6 +59,7 @@ class BrokerServer:
         self._timer_at = 0.0
         self._stopping: asyncio.Future[int] | None = None
         self._ready = False
+        self._patient = True
         self._drained = False
 
     def logger_is_tracing(self) -> bool:
@@ -83,7 +84,7 @@ class BrokerServer:
             loop.create_task(self._report()),
             *(loop.create_task(link.keep_connected()) for link in self.links),
         ]
-        loop.call_later(READY_PATIENCE_S, self._tell_ready)
+        loop.call_later(READY_PATIENCE_S, self._lose_patience)
         self.logger.info(f"listening on {self.topology.broker}, policy {self.topology.policy.name}")
         # what exists now stays; the hot path makes no cycles, so collections only cost time
         gc.collect()
@@ -175,30 +176,35 @@ class BrokerServer:
             self._leash_writer.write(_json(message) + b"\n")
 
     def worker_joined(self) -> None:
-        """A worker is connected; the system is ready when all of them are."""
-        if all(link.joined for link in self.links):
-            self._tell_ready()
-
-    def _tell_ready(self) -> None:
-        if not self._ready:
+        """A worker is connected; the system is ready when all of them are, or late, with some."""
+        joined = sum(link.joined for link in self.links)
+        if not self._ready and (joined == len(self.links) or (joined and not self._patient)):
             self._ready = True
             self.tell({"event": "ready"})
 
+    def _lose_patience(self) -> None:
+        self._patient = False
+        self.worker_joined()
+
     async def _obey(self, reader: asyncio.StreamReader) -> None:
-        while line := await reader.readline():
-            message = msgspec.json.decode(line)
-            match message.get("event"):
-                case "fleet":
-                    actions = self.broker.fleet_reported(message["workers"], monotonic())
-                    self.perform(actions)
-                case "drain":
-                    self.logger.info("draining: no new requests are accepted")
-                    self.broker.drain()
-                    self.perform([])
-                case "stop":
-                    self.stop()
+        try:
+            while line := await reader.readline():
+                self._take_order(msgspec.json.decode(line))
+        except OSError:
+            self.logger.error("the supervisor's connection broke")
         # the supervisor is gone: nobody would restart or stop this process
         os._exit(1)
+
+    def _take_order(self, message: Mapping[str, Any]) -> None:
+        match message.get("event"):
+            case "fleet":
+                self.perform(self.broker.fleet_reported(message["workers"], monotonic()))
+            case "drain":
+                self.logger.info("draining: no new requests are accepted")
+                self.broker.drain()
+                self.perform([])
+            case "stop":
+                self.stop()
 
     async def _report(self) -> None:
         ledger = self.broker.ledger

@@ -104,12 +104,12 @@ class SideThread(threading.Thread):
             return
         try:
             for kind, _, body in self._peers[peer].feed(data):
-                self._handle(peer, kind, body)
+                self._take_frame(peer, kind, body)
         except ProtocolError as error:
             logger.warning("connection refused: {}", error)
             self._drop(peer)
 
-    def _handle(self, peer: socket.socket, kind: int, body: bytes) -> None:
+    def _take_frame(self, peer: socket.socket, kind: int, body: bytes) -> None:
         if kind == Kind.HELLO and peer not in self._controls:
             hello = decode_body(body)
             if not isinstance(hello, dict) or hello.get("role") != "broker":

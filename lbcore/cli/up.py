@@ -1,0 +1,153 @@
+"""``lb up``: start a topology and, in the foreground, watch it until it ends."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from lbcore.core.topology import Address, Topology, WorkerConfig
+from lbcore.shell.config_file import line_of
+from lbcore.shell.cores import note_of_overcommit, usable_cores
+from lbcore.shell.crew import Targets
+from lbcore.shell.listeners import Listeners
+from lbcore.shell.logs import setup_logging
+from lbcore.shell.state import StateFolder, log_folder
+from lbcore.shell.supervisor import Supervisor
+
+from .detach import StartError, run_detached
+from .exit_codes import ExitCode
+from .live import Terminal, process_table, short_path, start_duration
+from .options import config_options, load_topology, program_name
+
+if TYPE_CHECKING:
+    from lbcore.core.children import Timing
+    from lbcore.shell.observer import Observer
+
+#: file descriptors that one child costs the supervisor, and what it needs besides
+_DESCRIPTORS_PER_CHILD: Final = 6
+_DESCRIPTORS_BESIDES: Final = 128
+
+
+@click.command(
+    "up",
+    epilog="""\b
+Examples:
+  lb up                         start what config.yaml describes, Ctrl-C stops
+  lb up -d                      start it in the background
+  lb up --workers 8             with eight workers, whatever the file says
+  lb up --set broker.port=8001  with one key changed
+
+\b
+Ctrl-C and SIGTERM finish the accepted requests first; a second one does not.
+Exit codes: 2 topology or task module wrong, 3 cannot start, 4 runs already,
+130 or 143 stopped by Ctrl-C or SIGTERM.""",
+)
+@config_options
+@click.option("-d", "--detach", is_flag=True, help="Run in the background; return when ready.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 4096),
+    metavar="N",
+    help="How many workers: the first N, or more of them on free ports.",
+)
+def up(config: str, overrides: Sequence[str], detach: bool, workers: int | None) -> int:
+    """Start the broker and the workers of a topology."""
+    topology = load_topology(config, overrides)
+    if workers is not None:
+        topology = with_workers(topology, workers)
+    return start(topology, load_targets(), detach=detach)
+
+
+def load_targets() -> Targets:
+    """The functions that the real children run."""
+    # here and not above: `lb up --help`, and whoever brings targets of his own, need none of this
+    from lbcore.shell.broker_process import run_broker
+    from lbcore.shell.worker_process import run_worker
+
+    return Targets(run_broker=run_broker, run_worker=run_worker)
+
+
+def with_workers(topology: Topology, number: int) -> Topology:
+    """The topology with this many workers; new ones are named on and get free ports."""
+    workers = list(topology.workers[:number])
+    names = {worker.name for worker in workers}
+    candidate = 0
+    while len(workers) < number:
+        candidate += 1
+        if (name := f"worker-{candidate}") not in names:
+            workers.append(WorkerConfig(name=name, address=Address(port=0)))
+    return replace(topology, workers=tuple(workers))
+
+
+def start(
+    topology: Topology,
+    targets: Targets,
+    *,
+    detach: bool,
+    timing: Timing | None = None,
+) -> int:
+    """Run the topology with these targets; returns the exit code of ``up``.
+
+    Raises ``AlreadyRunning``, ``BindError``, ``LogSetupError`` and ``StartError``.
+    """
+    logs = log_folder(topology)
+    supervisor_log = str(logs / "supervisor.log")
+    _raise_descriptor_limit(len(topology.workers))
+    folder = StateFolder(topology)
+    try:
+        logger = setup_logging(topology.logs, logs, "supervisor")
+        listeners = Listeners(topology, line_of)
+    except BaseException:
+        folder.remove()
+        raise
+
+    def run(observer: Observer) -> tuple[int, str]:
+        supervisor = Supervisor(
+            listeners=listeners,
+            folder=folder,
+            targets=targets,
+            logger=logger,
+            observer=observer,
+            timing=timing,
+        )
+        code = supervisor.run()
+        reason = supervisor.failure
+        return code, f"{reason}\n    more in {short_path(supervisor_log)}" if reason else ""
+
+    def let_go() -> None:
+        listeners.release()
+        folder.forget()
+
+    notes = _notes(topology)
+    for note in notes:
+        logger.warning("{}", note)
+    if detach:
+        state = run_detached(run, let_go)
+        lines = [*process_table(state, supervisor_log), "", *notes]
+        lines.append(f"ready{start_duration()}; `{program_name()} down` stops it")
+        click.echo("\n".join(lines))
+        return ExitCode.OK
+    terminal = Terminal(supervisor_log, notes)
+    code, failure = run(terminal)
+    terminal.finish("" if failure else "stopped")
+    if failure:
+        raise StartError(failure, code)
+    return code
+
+
+def _notes(topology: Topology) -> list[str]:
+    note = note_of_overcommit(topology, usable_cores())
+    return [] if note is None else [note]
+
+
+def _raise_descriptor_limit(workers: int) -> None:
+    """Many workers need more open files than the usual soft limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS_BESIDES + _DESCRIPTORS_PER_CHILD * (workers + 1)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
