@@ -89,7 +89,7 @@ def demo() -> int:
                 f"\nSending {_PLAN.count} requests: few that take 0.15 s, more that take 0.05 s, "
                 "and many\nthat sort or compute for about 0.01 s.\n"
             )
-            outcome, stop = run_plan(client, _PLAN)
+            outcome, stop = run_plan(client, target, _PLAN)
             decisions = client.explain(last=1) if stop is None else []
         screen = console()
         print_outcome(screen, outcome)

@@ -6,7 +6,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -56,10 +56,9 @@ def down(config: str, overrides: Sequence[str], timeout_s: float | None) -> int:
         click.echo(f"{topology.name} is not running{_clear_remains(topology)}")
         return ExitCode.OK
     limit_s = topology.limits.drain_s + _GRACE_S if timeout_s is None else timeout_s
-    with Stranger(state.pid, state.create_time) as supervisor:
+    with Stranger(state.pid, lambda: _is_supervisor(topology, state.pid)) as supervisor:
         how = stop(supervisor, limit_s)
-    while is_locked(topology):
-        time.sleep(_POLL_S)
+    _wait_for_release(topology)
     click.echo(f"{topology.name} {how} (supervisor pid {state.pid}){_clear_remains(topology)}")
     return ExitCode.OK
 
@@ -67,20 +66,18 @@ def down(config: str, overrides: Sequence[str], timeout_s: float | None) -> int:
 class Stranger:
     """A process that is not our child, held so that its number cannot become another's."""
 
-    def __init__(self, pid: int, create_time: float) -> None:
-        """``create_time`` as psutil gives it; a process that began at another time is not meant."""
-        import psutil
-
+    def __init__(self, pid: int, is_meant: Callable[[], bool]) -> None:
+        """``is_meant`` says whether the process of this number is the right one, now."""
         self._pid = pid
         self._handle = -1
-        self.is_there = True
         try:
             if hasattr(os, "pidfd_open"):
                 self._handle = os.pidfd_open(pid)
-            # only now: from here on the handle is that of the process that is looked at
-            self.is_there = abs(psutil.Process(pid).create_time() - create_time) < 0.01
-        except (ProcessLookupError, psutil.NoSuchProcess):
+        except ProcessLookupError:
             self.is_there = False
+        else:
+            # asked only now: if it still is the one, the handle is that one's
+            self.is_there = is_meant()
 
     def __enter__(self) -> Stranger:
         return self
@@ -144,6 +141,25 @@ def _find(topology: Topology) -> SystemState | None:
             )
         time.sleep(_POLL_S)
     return state
+
+
+def _is_supervisor(topology: Topology, pid: int) -> bool:
+    """Whether this pid is the supervisor's.
+
+    It is what the holder of the lock wrote down, and the holder is alive: no process can have its
+    number.  Start times would say the same, until somebody sets the clock.
+    """
+    state = read_state(topology)
+    return state is not None and state.pid == pid
+
+
+def _wait_for_release(topology: Topology) -> None:
+    """The lock goes with the last process that has it, a moment after the supervisor."""
+    give_up_at = time.monotonic() + _AT_ONCE_S
+    while is_locked(topology):
+        if time.monotonic() >= give_up_at:
+            raise StartError(f"{topology.name} still holds its lock; see `lb status`")
+        time.sleep(_POLL_S)
 
 
 def _clear_remains(topology: Topology) -> str:

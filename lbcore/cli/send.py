@@ -12,7 +12,7 @@ import click
 
 from lbcore.core.errors import BrokerUnavailable, LBError
 
-from .connection import BrokerClient, Facts, Reply, connect, find_target
+from .connection import BrokerClient, Facts, Reply, Target, connect, find_target
 from .exit_codes import ExitCode, exit_code_of
 from .options import (
     Number,
@@ -25,7 +25,8 @@ from .options import (
 from .progress import Progress
 from .request_plan import Calls, Plan, make_plan, parse_arguments, parse_mix
 from .result_checks import CHECKS
-from .send_report import Outcome, cpu_of_run, outcome_json, print_failures, print_outcome
+from .run_cpu import RunCpu
+from .send_report import Outcome, outcome_json, print_failures, print_outcome
 from .tally import Tally
 
 WINDOW_DEFAULT: Final = 1000
@@ -157,7 +158,7 @@ def send(
         )
         last: deque[int] | None = deque(maxlen=_EXPLAINED_MAX) if explained else None
         outcome, stop = run_plan(
-            client, plan, window=window, rate=rate, timeout_s=timeout, explained=last
+            client, target, plan, window=window, rate=rate, timeout_s=timeout, explained=last
         )
         decisions = None
         if last is not None and stop is None:
@@ -168,6 +169,7 @@ def send(
 
 def run_plan(
     client: BrokerClient,
+    target: Target,
     plan: Plan,
     *,
     window: int = WINDOW_DEFAULT,
@@ -185,6 +187,7 @@ def run_plan(
     checks = {task: make(plan.arguments_of(task)) for task, make in makers.items()}
     before = client.status()
     tally = Tally(calls.task_of, checks, workers_expected=len(before["workers"]))
+    cpu = RunCpu(target, before)
     stop: BaseException | None = None
     started = time.perf_counter()
     try:
@@ -209,7 +212,7 @@ def run_plan(
         count=plan.count,
         seconds=seconds,
         tally=tally,
-        cpu=cpu_of_run(before, after, seconds),
+        cpu=cpu.shares(after),
         ended_by=_reason(stop),
     )
     return outcome, stop

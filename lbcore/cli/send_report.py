@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from .connection import Facts
 from .render import (
     Column,
     count_of,
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 
 #: lines of a worker's traceback that are shown, from its end
 _TRACEBACK_LINES: Final = 40
-#: status figures of the supervisor are this far apart; a shorter run says nothing about CPU
-_CPU_SPAN_S: Final = 1.0
 
 _COLUMNS = (
     Column("worker", "left"),
@@ -132,24 +129,6 @@ def print_failures(tally: Tally, *, stderr: bool = False) -> None:
             lines = printable(failure.traceback.rstrip(), lines=True).splitlines()
             for line in lines[-_TRACEBACK_LINES:]:
                 click.echo(f"    {line}", err=stderr)
-
-
-def cpu_of_run(before: Facts, after: Facts, seconds: float) -> dict[str, float | None]:
-    """The CPU of each worker between two answers of ``status``.
-
-    From the CPU seconds where both have them and the run was long enough to tell, else what the
-    worker last reported.
-    """
-    spent = {worker["name"]: worker.get("cpu_s") for worker in before.get("workers", ())}
-    shares: dict[str, float | None] = {}
-    for worker in after.get("workers", ()):
-        name, now_s = worker["name"], worker.get("cpu_s")
-        then_s = spent.get(name)
-        if seconds >= _CPU_SPAN_S and now_s is not None and then_s is not None and now_s >= then_s:
-            shares[name] = (now_s - then_s) / seconds
-        else:
-            shares[name] = worker.get("cpu")
-    return shares
 
 
 def _summary(outcome: Outcome) -> str:

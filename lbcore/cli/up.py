@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from lbcore.core.children import Timing
     from lbcore.shell.observer import Observer
 
-#: file descriptors that one child costs the supervisor, and what it needs besides
-_DESCRIPTORS_PER_CHILD: Final = 6
+#: file descriptors that a child and each of its threads cost the supervisor, and what else it needs
+_DESCRIPTORS_PER_CHILD: Final = 12
+_DESCRIPTORS_PER_THREAD: Final = 2
 _DESCRIPTORS_BESIDES: Final = 128
 
 
@@ -96,7 +97,7 @@ def start(
     """
     logs = log_folder(topology)
     supervisor_log = str(logs / "supervisor.log")
-    _raise_descriptor_limit(len(topology.workers))
+    _raise_descriptor_limit(topology)
     folder = StateFolder(topology)
     try:
         logger = setup_logging(topology.logs, logs, "supervisor")
@@ -144,10 +145,11 @@ def _notes(topology: Topology) -> list[str]:
     return [] if note is None else [note]
 
 
-def _raise_descriptor_limit(workers: int) -> None:
+def _raise_descriptor_limit(topology: Topology) -> None:
     """Many workers need more open files than the usual soft limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _DESCRIPTORS_BESIDES + _DESCRIPTORS_PER_CHILD * (workers + 1)
+    wanted = _DESCRIPTORS_BESIDES + _DESCRIPTORS_PER_CHILD * (len(topology.workers) + 1)
+    wanted += _DESCRIPTORS_PER_THREAD * sum(worker.concurrency for worker in topology.workers)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

@@ -56,25 +56,25 @@ class Outbox:
     __slots__ = ("_clients", "_others", "_workers")
 
     def __init__(self) -> None:
-        self._clients: dict[int, list[bytes]] = {}
-        self._workers: dict[int, list[bytes]] = {}
+        self._clients: dict[int, ToClient] = {}
+        self._workers: dict[int, ToWorker] = {}
         self._others: list[Action] = []
 
     def to_client(self, client: int, data: bytes) -> None:
         """Add a piece for that client."""
-        parts = self._clients.get(client)
-        if parts is None:
-            self._clients[client] = [data]
+        action = self._clients.get(client)
+        if action is None:
+            self._clients[client] = ToClient(client, [data])
         else:
-            parts.append(data)
+            action.parts.append(data)
 
-    def to_worker(self, worker: int, frames: list[bytes]) -> None:
-        """Add pieces for that worker."""
-        parts = self._workers.get(worker)
-        if parts is None:
-            self._workers[worker] = frames
+    def to_worker(self, worker: int, data: bytes) -> None:
+        """Add a piece for that worker."""
+        action = self._workers.get(worker)
+        if action is None:
+            self._workers[worker] = ToWorker(worker, [data])
         else:
-            parts.extend(frames)
+            action.parts.append(data)
 
     def add(self, action: Action) -> None:
         """Any other action."""
@@ -82,7 +82,4 @@ class Outbox:
 
     def actions(self) -> list[Action]:
         """Everything, in an order that is safe to perform: writes first, closing last."""
-        result: list[Action] = [ToWorker(*item) for item in self._workers.items()]
-        result.extend([ToClient(*item) for item in self._clients.items()])
-        result.extend(self._others)
-        return result
+        return [*self._workers.values(), *self._clients.values(), *self._others]

@@ -123,7 +123,7 @@ class Broker:
         ledger.changed(worker, now)
         outbox = Outbox()
         table = control_frame(Kind.TASKS, ledger.tasks.wire())
-        outbox.to_worker(number, [table])
+        outbox.to_worker(number, table)
         if ledger.tasks.version != known:
             for client in ledger.clients:
                 outbox.to_client(client, table)

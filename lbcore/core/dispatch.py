@@ -16,8 +16,12 @@ from .queue import Entry
 #: tiny requests are handed out in runs worth about this long, one choice for all of them
 RUN_S: Final = 0.0001
 RUN_MAX: Final = 64
-#: how many waiting requests are looked at for one that can start when the first ones cannot
-LOOK_AHEAD: Final = 64
+#: holding a request for a better worker costs about 1 % of this much work
+HOLD_COST_S: Final = 0.0005
+#: the most requests that are held while those behind them are looked at
+HELD_MAX: Final = 64
+#: the most runs that are passed over because nobody has their task
+SKIP_MAX: Final = 1024
 #: a request held back for a better worker is looked at again at the latest after this
 HOLD_CHECK_S: Final = 0.01
 
@@ -26,44 +30,47 @@ def dispatch(ledger: Ledger, now: float, outbox: Outbox) -> None:
     """Send every waiting request that should start now.
 
     Requests are looked at in order.  One whose best worker is busy holds a place there
-    (``virtual_s``) and waits; those behind it may overtake to workers that it does not need.
+    (``virtual_s``) and waits; those behind it may overtake to workers that it does not need.  Only
+    so many are held that the looking costs little beside the work itself; then the best worker with
+    room takes the next, so that none idles beside a queue.
     """
     policy, fleet, queue = ledger.policy, ledger.fleet, ledger.queue
     reserved: list[Worker] = []
-    index = offset = held = 0
-    while held < LOOK_AHEAD:
-        run = queue.run_at(index)
-        if run is None:
-            break
+    index = offset = held = skipped = 0
+    while (run := queue.run_at(index)) is not None and skipped < SKIP_MAX:
         task = run.task
-        if policy.late_binding and not fleet.free_count and not fleet.prefetch(task):
-            break
         cost_s = fleet.costs[task].mean_s
-        worker = policy.choose(task, now)
+        if policy.late_binding:
+            if not fleet.free_count and not fleet.prefetch(task):
+                break
+            worker = policy.choose(task, now)
+            room = fleet.room(worker, task, now) if worker is not None else 0
+            if worker is not None and not room and fleet.free_count:
+                if held < min(HELD_MAX, int(cost_s / HOLD_COST_S)):
+                    worker.virtual_s += worker.service_s(task, now)
+                    policy.changed(worker, now)
+                    reserved.append(worker)
+                    held += 1
+                    index, offset = (index, offset + 1) if offset + 1 < run.left else (index + 1, 0)
+                    continue
+                worker = policy.choose(task, now, startable=True)
+                room = fleet.room(worker, task, now) if worker is not None else 0
+            if worker is not None and not room:
+                break
+        else:
+            worker, room = policy.choose(task, now), RUN_MAX
         if worker is None:
             # nobody who is up has this task; others behind it need not wait
-            held += 1
+            skipped += 1
             index, offset = index + 1, 0
             continue
-        room = fleet.room(worker, task, now) if policy.late_binding else RUN_MAX
-        if room > 0:
-            quantum = 1 if cost_s * 2 > RUN_S else min(RUN_MAX, int(RUN_S / cost_s))
-            entries = queue.take(index, offset, min(room, quantum))
-            if run.explain or ledger.journal.due(cost_s, len(fleet.workers), now):
-                _record(ledger, entries, task, worker, now, outbox)
-            _send(ledger, worker, task, entries, now, outbox)
-            if offset >= len(run):
-                index, offset = (index + 1, 0) if len(run) else (index, 0)
-            continue
-        if not fleet.free_count:
-            break
-        worker.virtual_s += worker.service_s(task, now)
-        policy.changed(worker, now)
-        reserved.append(worker)
-        held += 1
-        offset += 1
-        if offset >= len(run):
-            index, offset = index + 1, 0
+        quantum = 1 if cost_s * 2 > RUN_S else min(RUN_MAX, int(RUN_S / cost_s))
+        entries = queue.take(index, offset, min(room, quantum))
+        if run.explain or ledger.journal.due(cost_s, len(fleet.workers), now):
+            _record(ledger, entries, task, worker, now, outbox)
+        _send(ledger, worker, task, entries, now, outbox)
+        if offset >= run.left:
+            index, offset = (index + 1, 0) if run.left else (index, 0)
     ledger.hold_until = now + HOLD_CHECK_S if reserved else None
     for worker in reserved:
         if worker.virtual_s:
@@ -110,4 +117,4 @@ def _send(
             ledger.stall_at = now + STALL_CHECK_S
         ledger.loaded.add(worker)
     ledger.changed(worker, now)
-    outbox.to_worker(worker.number, [frame for _, frame in entries])
+    outbox.to_worker(worker.number, b"".join([frame for _, frame in entries]))

@@ -11,12 +11,8 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any, Final
 
-from .costs import (
-    LOG_SPEED_BOUND,
-    TaskCost,
-    availability_measured,
-    availability_now,
-)
+from .contention import CoreUse, availability_measured, availability_now, read_report
+from .costs import LOG_SPEED_BOUND, TaskCost
 from .topology import PolicyConfig, WorkerConfig
 
 #: how fast the residual of an overdue request grows with its age (``beta``): a stalled worker
@@ -27,7 +23,7 @@ TRANSIT_FIRST_S: Final = 0.0003
 TRANSIT_MIN_S: Final = 0.0001
 TRANSIT_MAX_S: Final = 0.002
 #: a request this many times longer than its transit needs no second one waiting behind it
-PREFETCH_COST_RATIO: Final = 100.0
+PREFETCH_COST_RATIO: Final = 300.0
 #: the most requests that may wait at a worker behind those that run
 PREFETCH_MAX: Final = 512
 #: a worker's queue is kept worth this many transits: the broker answers once per loop turn
@@ -36,6 +32,12 @@ PREFETCH_TRANSITS: Final = 2.0
 WARM_UP: Final = 3
 #: two workers within about five per cent of each other count as equally fast
 SPEED_STEP: Final = 0.05
+#: how long an availability that fades with age is taken as constant
+SPEED_VALID_S: Final = 0.05
+#: tiny successes are learned from together, this often
+LEARN_EVERY_S: Final = 0.001
+#: the first successes of a task are learned from one by one
+LEARN_ALL: Final = 32
 
 
 class WorkerState(StrEnum):
@@ -54,6 +56,9 @@ class Worker:
     """One worker as the broker sees it."""
 
     __slots__ = (
+        "_effective_speed",
+        "_speed_until",
+        "_speed_version",
         "availability",
         "availability_at",
         "completed",
@@ -70,6 +75,7 @@ class Worker:
         "ghost_until",
         "head_at",
         "inflight",
+        "learn_at",
         "log_speed",
         "name",
         "number",
@@ -78,6 +84,7 @@ class Worker:
         "restarts",
         "rss_bytes",
         "running_s",
+        "samples",
         "speed_class",
         "stamp",
         "state",
@@ -114,6 +121,9 @@ class Worker:
         self.failed = 0
         self.failures_in_row = 0
         self.successes = 0
+        #: task number -> [successes, seconds, CPU share] not yet learned from, and when to
+        self.samples: dict[int, list[float]] = {}
+        self.learn_at = 0.0
         #: logarithm of the learned speed, starting from the declared weight
         self.log_speed = math.log(config.weight)
         #: share of its cores it could get, when last measured, and when that was
@@ -128,9 +138,13 @@ class Worker:
         self.tasks: frozenset[int] = frozenset()
         #: place in ``fleet.ready``, -1 when not in it
         self.position = -1
-        #: which speed class the policy filed it under, and the version of that entry
+        #: workers of one class have about the same effective speed
         self.speed_class = 0
+        #: version of the policy's entry for this worker; older entries are stale
         self.stamp = 0
+        self._effective_speed = 1.0
+        self._speed_version = -1
+        self._speed_until = 0.0
 
     @property
     def pending(self) -> int:
@@ -148,12 +162,22 @@ class Worker:
         return availability_now(self.availability, now - self.availability_at)
 
     def effective_speed(self, now: float) -> float:
-        """Speed that a CPU-bound request would meet now: ``v * A ** cpu_weight``."""
-        speed = self.speed()
-        weight = self.fleet.policy.cpu_weight
-        if weight and self.availability < 1.0:
-            speed *= self.availability_at_time(now) ** weight
-        return speed
+        """Speed that a CPU-bound request would meet now: ``v * A ** cpu_weight``.
+
+        Worked out anew when a speed was learned, a report came, or a report has aged.
+        """
+        version = self.fleet.speed_version
+        if self._speed_version != version or now >= self._speed_until:
+            log_speed = self.log_speed - self.fleet.log_speed_drift
+            weight = self.fleet.policy.cpu_weight
+            self._speed_until = math.inf
+            if weight and self.availability < 1.0:
+                log_speed += weight * math.log(self.availability_at_time(now))
+                self._speed_until = now + SPEED_VALID_S
+            self._speed_version = version
+            self._effective_speed = math.exp(log_speed)
+            self.speed_class = round(log_speed / SPEED_STEP)
+        return self._effective_speed
 
     def service_s(self, task: int, now: float) -> float:
         """Expected seconds of one request of that task here."""
@@ -226,11 +250,12 @@ class Fleet:
         self.weight_max = 0.0
         #: what all learned log-speeds have in common; subtracted, so that speeds stay relative
         self.log_speed_drift = 0.0
+        #: changes whenever a worker's speed or availability does
+        self.speed_version = 0
         #: smoothed seconds that a request spends between broker and worker, both ways
         self.transit_s = TRANSIT_FIRST_S
-        #: core -> how many cores' worth of CPU our workers ask for there
-        self._core_demand: dict[int, float] = {}
-        self._core_cpu: dict[int, float] = {}
+        #: what our workers ask for and use, core by core
+        self._cores = CoreUse()
         for config in workers:
             self.add(config)
 
@@ -291,76 +316,62 @@ class Fleet:
         self.transit_s += 0.05 * (seconds - self.transit_s)
 
     def learn(
-        self, worker: Worker, task: int, service_s: float, count: int, cpu_share: float, now: float
+        self, worker: Worker, task: int, seconds: float, count: int, cpu_share: float, now: float
     ) -> None:
-        """Take in ``count`` successes of one task on one worker, ``service_s`` seconds on
-        average."""
-        shift = self.costs[task].learn(
-            service_s, count, worker.speed(), worker.availability_at_time(now), cpu_share
-        )
+        """Take in ``count`` successes of one task on one worker, which took ``seconds`` in all.
+
+        Learning costs as much as several tiny requests: those are summed up for a while first.
+        """
+        cost = self.costs[task]
+        sums = worker.samples.get(task)
+        if sums is None:
+            sums = worker.samples[task] = [0.0, 0.0, -1.0]
+        sums[0] += count
+        sums[1] += seconds
+        if cpu_share >= 0.0:
+            sums[2] = cpu_share
+        if now < worker.learn_at and seconds < LEARN_EVERY_S * count and cost.count >= LEARN_ALL:
+            return
+        worker.learn_at = now + LEARN_EVERY_S
+        del worker.samples[task]
+        total, seconds, cpu_share = sums
+        speed, availability = worker.speed(), worker.availability_at_time(now)
+        shift = cost.learn(seconds / total, int(total), speed, availability, cpu_share)
         if shift:
             bound = math.log(worker.config.weight)
             before = worker.log_speed
             worker.log_speed = min(
                 bound + LOG_SPEED_BOUND, max(bound - LOG_SPEED_BOUND, before + shift)
             )
+            self.speed_version += 1
             self.log_speed_drift += (worker.log_speed - before) / len(self.workers)
 
-    def take_report(self, worker: Worker, report: Mapping[str, Any], now: float) -> bool:
+    def take_report(self, worker: Worker, message: Mapping[str, Any], now: float) -> bool:
         """Take in one CPU report; False when it is older than what is known, or is nonsense."""
-        figures = _report_figures(report)
-        if figures is None:
+        report = read_report(message)
+        if report is None or report.at <= worker.cpu_at or report.at > now + 1.0:
             return False
-        at, wall_s, cpu_s, delay_s, cores, busy_s = figures
-        if at <= worker.cpu_at or at > now + 1.0 or wall_s <= 0.0:
-            return False
-        rss_bytes = report.get("rss_bytes")
-        if isinstance(rss_bytes, int):
-            worker.rss_bytes = rss_bytes
-        cpu = cpu_s / wall_s
-        demand = cpu + (delay_s / wall_s if delay_s is not None else 0.0)
-        share_of_core = 1.0 / cores
-        own_demand = own_cpu = 0.0
-        # an unpinned worker's demand is spread evenly over the cores it may use
-        for core in worker.config.cpus or range(cores):
-            asked = self._core_demand.get(core, 0.0) + (demand - worker.demand) * share_of_core
-            used = self._core_cpu.get(core, 0.0) + (cpu - worker.cpu) * share_of_core
-            self._core_demand[core], self._core_cpu[core] = max(0.0, asked), max(0.0, used)
-            own_demand += self._core_demand[core]
-            own_cpu += self._core_cpu[core]
-        worker.cpu, worker.cpu_at, worker.demand = cpu, at, demand
+        if report.rss_bytes is not None:
+            worker.rss_bytes = report.rss_bytes
+        cores = worker.config.cpus or range(report.cores)
+        own_demand, own_cpu = self._cores.move(
+            cores, report.demand - worker.demand, report.cpu - worker.cpu
+        )
+        worker.cpu, worker.cpu_at, worker.demand = report.cpu, report.at, report.demand
         measured = availability_measured(
-            wall_s=wall_s,
-            cpu_s=cpu_s,
-            delay_s=delay_s,
-            cores=cores,
-            others_busy=max(0.0, busy_s / wall_s - own_cpu),
+            wall_s=report.wall_s,
+            cpu_s=report.cpu_s,
+            delay_s=report.delay_s,
+            cores=report.cores,
+            others_busy=max(0.0, report.busy - own_cpu),
             own_demand=own_demand,
         )
         if measured is not None:
             known = worker.availability_at_time(now)
             # fall at once, rise half-way: a neighbour that pauses for a moment is still there
             worker.availability = measured if measured < known else known + (measured - known) / 2
-            worker.availability_at = at
+            worker.availability_at = report.at
+            self.speed_version += 1
             if worker.availability > 0.99:
                 worker.availability = 1.0
         return True
-
-
-def _report_figures(
-    report: Mapping[str, Any],
-) -> tuple[float, float, float, float | None, int, float] | None:
-    """The figures of a report, or None when one is missing or not a plain finite number."""
-    values = [report.get(key) for key in ("at", "wall_s", "cpu_s", "busy_s")]
-    if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
-        return None
-    at, wall_s, cpu_s, busy_s = (float(value) for value in values)  # type: ignore[arg-type]
-    delay_s = report.get("delay_s")
-    if delay_s is not None and not (
-        isinstance(delay_s, int | float) and math.isfinite(delay_s) and delay_s >= 0
-    ):
-        return None
-    cores = report.get("cores")
-    if not isinstance(cores, int) or not 1 <= cores <= 4096 or cpu_s < 0 or busy_s < 0:
-        return None
-    return at, wall_s, cpu_s, delay_s, cores, busy_s

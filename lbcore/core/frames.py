@@ -25,6 +25,10 @@ HEADER_BYTES: Final = 24
 REQUEST_HEADER: Final = struct.Struct("<IBBHQII")
 REPLY_HEADER: Final = struct.Struct("<IBBHQfHH")
 
+#: the same bytes as the hot loops read them: size, tag (kind, flags or status, task), id, tail
+REQUEST_SCAN: Final = struct.Struct("<IIQQ")
+REPLY_SCAN: Final = struct.Struct("<IIQfI")
+
 #: version of the protocol, in every HELLO and WELCOME
 PROTOCOL_VERSION: Final = 1
 #: the largest HELLO or other control frame; a handshake never needs more

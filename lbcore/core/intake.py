@@ -15,7 +15,7 @@ from .errors import (
     TooLarge,
     UnknownTask,
 )
-from .frames import HEADER_BYTES, REQUEST_HEADER, SEQUENCE_BITS, Flag, Kind
+from .frames import HEADER_BYTES, REQUEST_HEADER, REQUEST_SCAN, SEQUENCE_BITS, Flag, Kind
 from .ledger import ClientRecord, Ledger
 from .queue import Entry, Run
 
@@ -26,38 +26,47 @@ _CONTROL = int(Kind.CONTROL)
 def read_requests(
     ledger: Ledger, client: ClientRecord, data: bytes, now: float, outbox: Outbox
 ) -> None:
+    """Take in whole request frames, and keep an unfinished last one for the next read.
+
+    A run of plain requests has one tag: kind REQUEST, no flags, one task.  Whatever has another
+    kind, a flag, a deadline, a strange id or too large a body is looked at by itself.
+    Raises ``ProtocolError`` when the client broke the protocol, with all before it accepted.
+    """
     data = client.buffer.join(data)
-    unpack, limit = REQUEST_HEADER.unpack_from, ledger.limits.frame_bytes
+    unpack, limit = REQUEST_SCAN.unpack_from, ledger.limits.frame_bytes
     number = client.number
     run: list[Entry] = []
-    run_task, run_begin = -1, 0
+    run_tag, run_begin = 0, 0
     offset, end = 0, len(data)
-    while offset + HEADER_BYTES <= end:
-        size, kind, flags, task, request_id, deadline_ms, _ = unpack(data, offset)
-        stop = offset + HEADER_BYTES + size
+    body = offset + HEADER_BYTES
+    while body <= end:
+        size, tag, request_id, tail = unpack(data, offset)
+        stop = body + size
         if stop > end and size <= limit:
             break
+        if tag != run_tag:
+            if run:
+                _admit(ledger, client, run_tag >> 16, run, offset - run_begin, now, outbox)
+            run, run_tag, run_begin = [], tag, offset
         if (
-            kind != _REQUEST
-            or flags
-            or deadline_ms
+            tail
             or size > limit
+            or tag & 0xFFFF != _REQUEST
             or request_id >> SEQUENCE_BITS != number
         ):
-            # the unusual one gets a run of its own
-            _admit(ledger, client, run_task, run, offset - run_begin, now, outbox)
-            run = []
+            if run:
+                _admit(ledger, client, run_tag >> 16, run, offset - run_begin, now, outbox)
             _read_unusual(ledger, client, data, offset, now, outbox)
             if stop > end:
                 client.buffer.skip(stop - end)
-            offset = run_begin = min(stop, end)
-            continue
-        if task != run_task:
-            _admit(ledger, client, run_task, run, offset - run_begin, now, outbox)
-            run, run_task, run_begin = [], task, offset
-        run.append((request_id, data[offset:stop]))
+                stop = end
+            run, run_begin = [], stop
+        else:
+            run.append((request_id, data[offset:stop]))
         offset = stop
-    _admit(ledger, client, run_task, run, offset - run_begin, now, outbox)
+        body = offset + HEADER_BYTES
+    if run:
+        _admit(ledger, client, run_tag >> 16, run, offset - run_begin, now, outbox)
     client.buffer.keep(data[offset:])
 
 
@@ -102,8 +111,6 @@ def _admit(
     explain: bool = False,
 ) -> bool:
     """Accept a run, or answer each of its requests with the reason why not."""
-    if not entries:
-        return False
     limits, queue = ledger.limits, ledger.queue
     if task >= len(ledger.tasks.specs):
         error: RequestError = UnknownTask(f"no running worker has task number {task}")

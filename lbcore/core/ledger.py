@@ -137,7 +137,7 @@ class Ledger:
                 continue
             explain = bool(frame[5] & Flag.EXPLAIN)
             if runs and runs[-1].client == client and runs[-1].task == task and not explain:
-                runs[-1].entries.append((request_id, frame))
+                runs[-1].add((request_id, frame))
             else:
                 runs.append(Run(client, task, [(request_id, frame)], explain))
         self.queue.push_front(runs)
@@ -153,7 +153,7 @@ class Ledger:
         if not ready:
             return 1.0
         waiting = sum(
-            len(run) * self.fleet.costs[run.task].mean_s
+            run.left * self.fleet.costs[run.task].mean_s
             for run in (self.queue.run_at(index) for index in range(min(64, self.queue.count)))
             if run is not None
         )
@@ -172,7 +172,7 @@ class Ledger:
         ready = [worker for worker in fleet.ready if worker.pending < worker.concurrency]
         assert fleet.free_count == len(ready), (fleet.free_count, len(ready))
         runs = [run for index in range(self.queue.count) if (run := self.queue.run_at(index))]
-        assert self.queue.count == sum(len(run) for run in runs)
+        assert self.queue.count == sum(run.left for run in runs)
         assert self.queue.bytes == sum(
             len(frame) for run in runs for _, frame in run.entries[run.start :]
         )

@@ -15,22 +15,34 @@ from collections.abc import Callable, Iterable
 Entry = tuple[int, bytes]
 
 
+def frame_bytes(entries: Iterable[Entry]) -> int:
+    """The size of their frames."""
+    return sum([len(frame) for _, frame in entries])
+
+
 class Run:
     """Requests of one client for one task, in order."""
 
-    __slots__ = ("client", "entries", "explain", "start", "task")
+    __slots__ = ("client", "entries", "explain", "left", "start", "task")
 
     def __init__(self, client: int, task: int, entries: list[Entry], explain: bool = False) -> None:
         self.client = client
         self.task = task
         self.entries = entries
-        #: how many entries are already taken
+        #: how many entries are already taken, and how many are left
         self.start = 0
+        self.left = len(entries)
         #: keep the numbers behind the choice
         self.explain = explain
 
-    def __len__(self) -> int:
-        return len(self.entries) - self.start
+    def add(self, entry: Entry) -> None:
+        """One more request at the end."""
+        self.entries.append(entry)
+        self.left += 1
+
+    def waiting(self) -> list[Entry]:
+        """The requests that are left."""
+        return self.entries[self.start :]
 
 
 class RequestQueue:
@@ -45,18 +57,18 @@ class RequestQueue:
         #: bytes of their frames
         self.bytes = 0
 
-    def append(self, run: Run, frame_bytes: int) -> None:
-        """Add a run at the end; ``frame_bytes`` is the size of all its frames."""
+    def append(self, run: Run, size: int) -> None:
+        """Add a run at the end; ``size`` is that of all its frames, in bytes."""
         self._runs.append(run)
-        self.count += len(run)
-        self.bytes += frame_bytes
+        self.count += run.left
+        self.bytes += size
 
     def push_front(self, runs: Iterable[Run]) -> None:
         """Put runs back at the front, the first of them first."""
         for run in reversed(list(runs)):
             self._runs.appendleft(run)
-            self.count += len(run)
-            self.bytes += sum(len(frame) for _, frame in run.entries[run.start :])
+            self.count += run.left
+            self.bytes += frame_bytes(run.waiting())
 
     def run_at(self, index: int) -> Run | None:
         """The run at that place from the front, or None."""
@@ -67,18 +79,20 @@ class RequestQueue:
         run = self._runs[index]
         begin = run.start + offset
         taken = run.entries[begin : begin + count]
+        taken_count = len(taken)
         if offset:
             del run.entries[begin : begin + count]
         else:
-            run.start += len(taken)
-        if not len(run):
+            run.start += taken_count
+        run.left -= taken_count
+        if not run.left:
             del self._runs[index]
         elif run.start > 4096:
             # let go of what is taken, or a long run would keep all its frames to the end
             del run.entries[: run.start]
             run.start = 0
-        self.count -= len(taken)
-        self.bytes -= sum([len(frame) for _, frame in taken])
+        self.count -= taken_count
+        self.bytes -= frame_bytes(taken)
         return taken
 
     def remove(self, unwanted: Callable[[Run], bool]) -> list[Run]:
@@ -87,8 +101,8 @@ class RequestQueue:
         if removed:
             self._runs = deque(run for run in self._runs if not unwanted(run))
             for run in removed:
-                self.count -= len(run)
-                self.bytes -= sum(len(frame) for _, frame in run.entries[run.start :])
+                self.count -= run.left
+                self.bytes -= frame_bytes(run.waiting())
         return removed
 
     def remove_request(self, request_id: int) -> bool:
@@ -96,7 +110,7 @@ class RequestQueue:
         for index, run in enumerate(self._runs):
             if run.client != request_id >> 32:
                 continue
-            for offset in range(len(run)):
+            for offset in range(run.left):
                 if run.entries[run.start + offset][0] == request_id:
                     self.take(index, offset, 1)
                     return True

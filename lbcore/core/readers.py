@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeGuard
 
 from .problems import KeyPath, Problems, nearest_name, show, spell_path
@@ -36,10 +35,8 @@ UNIT_EXPONENTS: Final = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 class Reader(Protocol):
     """Reads the value of one key."""
 
-    @property
-    def expected(self) -> str:
-        """What the key takes, as it continues the sentence "expected ..."."""
-        ...
+    #: what the key takes, as it continues the sentence "expected ..."
+    expected: str
 
     def read(self, problems: Problems, path: KeyPath, value: object) -> Any:
         """The checked value, or None after noting what is wrong with it."""
@@ -58,17 +55,13 @@ def quote_advice(value: object) -> str:
     return "write it in quotes" if isinstance(value, (bool, int, float)) else ""
 
 
-@dataclass(frozen=True, slots=True)
 class Whole:
     """A whole number within bounds; true and false are not numbers here."""
 
-    noun: str
-    low: int
-    high: int
-
-    @property
-    def expected(self) -> str:
-        return f"{self.noun} from {self.low} to {self.high}"
+    def __init__(self, noun: str, low: int, high: int) -> None:
+        self.low = low
+        self.high = high
+        self.expected = f"{noun} from {low} to {high}"
 
     def read(self, problems: Problems, path: KeyPath, value: object) -> int | None:
         if is_whole(value) and self.low <= value <= self.high:
@@ -78,17 +71,13 @@ class Whole:
         return None
 
 
-@dataclass(frozen=True, slots=True)
 class Number:
     """A finite number within bounds."""
 
-    noun: str
-    low: float
-    high: float
-
-    @property
-    def expected(self) -> str:
-        return f"{self.noun} from {self.low:g} to {self.high:g}"
+    def __init__(self, noun: str, low: float, high: float) -> None:
+        self.low = low
+        self.high = high
+        self.expected = f"{noun} from {low:g} to {high:g}"
 
     def read(self, problems: Problems, path: KeyPath, value: object) -> float | None:
         # NaN is not within any bounds
@@ -98,15 +87,12 @@ class Number:
         return None
 
 
-@dataclass(frozen=True, slots=True)
 class Choice:
     """One of a few names; the case of the letters does not matter."""
 
-    names: tuple[str, ...]
-
-    @property
-    def expected(self) -> str:
-        return "one of " + ", ".join(self.names)
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = names
+        self.expected = "one of " + ", ".join(names)
 
     def read(self, problems: Problems, path: KeyPath, value: object) -> str | None:
         if not isinstance(value, str):
@@ -129,15 +115,12 @@ class Choice:
         return None
 
 
-@dataclass(frozen=True, slots=True)
 class Exactly:
     """The one whole number that is known."""
 
-    number: int
-
-    @property
-    def expected(self) -> str:
-        return str(self.number)
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.expected = str(number)
 
     def read(self, problems: Problems, path: KeyPath, value: object) -> int | None:
         if is_whole(value) and value == self.number:
@@ -146,15 +129,13 @@ class Exactly:
         return None
 
 
-@dataclass(frozen=True, slots=True)
 class Name:
     """A name that is safe as a file name, because log files and state folders bear it."""
 
-    reserved: tuple[str, ...] = ()
+    expected = "a name of at most 64 letters, digits, `.`, `_`, `-`"
 
-    @property
-    def expected(self) -> str:
-        return "a name of at most 64 letters, digits, `.`, `_`, `-`"
+    def __init__(self, reserved: tuple[str, ...] = ()) -> None:
+        self.reserved = reserved
 
     def read(self, problems: Problems, path: KeyPath, value: object) -> str | None:
         if not isinstance(value, str):
@@ -172,13 +153,10 @@ class Name:
         return value
 
 
-@dataclass(frozen=True, slots=True)
 class Tag:
     """A short text."""
 
-    @property
-    def expected(self) -> str:
-        return "a text of 1 to 64 characters"
+    expected = "a text of 1 to 64 characters"
 
     def read(self, problems: Problems, path: KeyPath, value: object) -> str | None:
         if isinstance(value, str) and 1 <= len(value) <= 64 and not has_strange_characters(value):
@@ -187,15 +165,11 @@ class Tag:
         return None
 
 
-@dataclass(frozen=True, slots=True)
 class PathText:
     """A path of a file or folder, as text; whether it exists is not asked here."""
 
-    noun: str
-
-    @property
-    def expected(self) -> str:
-        return self.noun
+    def __init__(self, noun: str) -> None:
+        self.expected = noun
 
     def read(self, problems: Problems, path: KeyPath, value: object) -> str | None:
         if not isinstance(value, str) or not value.strip() or has_strange_characters(value):
@@ -207,13 +181,10 @@ class PathText:
         return value
 
 
-@dataclass(frozen=True, slots=True)
 class Host:
     """An address that only this machine can reach."""
 
-    @property
-    def expected(self) -> str:
-        return "127.0.0.1, another 127.x.x.x, ::1 or localhost"
+    expected = "127.0.0.1, another 127.x.x.x, ::1 or localhost"
 
     def read(self, problems: Problems, path: KeyPath, value: object) -> str | None:
         host = value.strip().lower() if isinstance(value, str) else ""
@@ -240,16 +211,13 @@ def size_bytes(text: str) -> int | None:
     return int(float(number) * (1024 if binary else 1000) ** UNIT_EXPONENTS[unit.lower()])
 
 
-@dataclass(frozen=True, slots=True)
 class Size:
     """A number of bytes, plain or with a unit."""
 
-    low: int
-    high: int
-
-    @property
-    def expected(self) -> str:
-        return f"bytes from {self.low} to {self.high}, or a size such as 64 MiB"
+    def __init__(self, low: int, high: int) -> None:
+        self.low = low
+        self.high = high
+        self.expected = f"bytes from {low} to {high}, or a size such as 64 MiB"
 
     def read(self, problems: Problems, path: KeyPath, value: object) -> int | None:
         size = size_bytes(value) if isinstance(value, str) else value
@@ -259,13 +227,10 @@ class Size:
         return None
 
 
-@dataclass(frozen=True, slots=True)
 class RotationText:
     """When a log file is rotated, in loguru's words."""
 
-    @property
-    def expected(self) -> str:
-        return ROTATION_FORMS
+    expected = ROTATION_FORMS
 
     def read(self, problems: Problems, path: KeyPath, value: object) -> str | None:
         if isinstance(value, str) and len(value) <= WORDS_CHARS_MAX:
@@ -279,13 +244,10 @@ class RotationText:
         return None
 
 
-@dataclass(frozen=True, slots=True)
 class RetentionText:
     """How many rotated files are kept, or for how long; a number is a count."""
 
-    @property
-    def expected(self) -> str:
-        return RETENTION_FORMS
+    expected = RETENTION_FORMS
 
     def read(self, problems: Problems, path: KeyPath, value: object) -> str | None:
         text = str(value) if is_whole(value) and 0 <= value < 10**6 else value
@@ -299,16 +261,12 @@ class RetentionText:
         return None
 
 
-@dataclass(frozen=True, slots=True)
 class ListOf:
     """A list whose items are all read by one reader, each item once."""
 
-    item: Reader
-    noun: str
-
-    @property
-    def expected(self) -> str:
-        return self.noun
+    def __init__(self, item: Reader, noun: str) -> None:
+        self.item = item
+        self.expected = noun
 
     def read(self, problems: Problems, path: KeyPath, value: object) -> tuple[Any, ...] | None:
         if not isinstance(value, (list, tuple)):
@@ -327,13 +285,10 @@ class ListOf:
         return tuple(items)
 
 
-@dataclass(frozen=True, slots=True)
 class Environment:
     """Environment variables; numbers and truth values are taken exactly as they were written."""
 
-    @property
-    def expected(self) -> str:
-        return "a mapping of variable names to texts"
+    expected = "a mapping of variable names to texts"
 
     def read(self, problems: Problems, path: KeyPath, value: object) -> dict[str, str] | None:
         if not is_mapping(value):

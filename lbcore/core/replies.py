@@ -11,11 +11,13 @@ from typing import Final
 from .actions import Outbox
 from .errors import ProtocolError, Status
 from .fleet import Worker
-from .frames import CPU_SCALE, CPU_UNKNOWN, HEADER_BYTES, REPLY_HEADER, SEQUENCE_BITS, Kind
+from .frames import CPU_SCALE, CPU_UNKNOWN, HEADER_BYTES, REPLY_SCAN, SEQUENCE_BITS, Kind
 from .ledger import Ledger
 
 #: this many failures in a row, and fast ones count as the work they did not do
 FAILURES_SUSPECT: Final = 2
+#: nobody's task takes decades; a worker that says so is not learned from
+SERVICE_MAX_S: Final = 1e9
 
 _REPLY = int(Kind.REPLY)
 
@@ -25,46 +27,46 @@ def read_replies(ledger: Ledger, worker: Worker, data: bytes, now: float, outbox
 
     Raises ``ProtocolError`` when the worker broke the protocol, with all before it booked.
     """
-    unpack, pop = REPLY_HEADER.unpack_from, worker.inflight.pop
+    unpack, pop = REPLY_SCAN.unpack_from, worker.inflight.pop
     unusual = bool(ledger.attempts or ledger.timed or ledger.answered)
     head_at, before = worker.head_at, len(worker.inflight)
-    segment, segment_count, client = 0, 0, -1
-    counted_task, count, successes, seconds, cpu_share = -1, 0, 0, 0.0, -1.0
-    offset, end, wrong = 0, len(data), ""
-    while offset + HEADER_BYTES <= end:
-        size, kind, status, task, request_id, service_s, _, cpu = unpack(data, offset)
-        stop = offset + HEADER_BYTES + size
+    # a segment is answers for one client, a run is answers of one task and status
+    segment, client, run_tag, run_begin = 0, -1, _REPLY, 0
+    count = segment_begin = 0
+    seconds, tail, wrong = 0.0, 0, ""
+    offset, end = 0, len(data)
+    body = offset + HEADER_BYTES
+    while body <= end:
+        size, tag, request_id, service_s, next_tail = unpack(data, offset)
+        stop = body + size
         if stop > end:
             break
-        if kind != _REPLY:
-            wrong = f"{worker.name} sent a frame of kind {kind}"
-            break
-        known = pop(request_id, None) is not None
-        if not known or (unusual and _settled(ledger, request_id)):
+        if tag != run_tag:
+            if tag & 0xFF != _REPLY:
+                wrong = f"{worker.name} sent a frame of kind {tag & 0xFF}"
+                break
+            if count > run_begin:
+                _book(ledger, worker, run_tag, count - run_begin, seconds, tail, now)
+            run_tag, run_begin, seconds = tag, count, 0.0
+        known = pop(request_id, None)
+        if known is None or (unusual and _settled(ledger, request_id)):
             # an answer nobody waits for: cut it out of what is passed on
-            ledger.pass_on(client, data[segment:offset], segment_count, outbox)
-            segment, segment_count, client = stop, 0, -1
-        elif request_id >> SEQUENCE_BITS == client:
-            segment_count += 1
+            ledger.pass_on(client, data[segment:offset], count - segment_begin, outbox)
+            count += known is not None
+            segment, segment_begin, client = stop, count, -1
         else:
-            ledger.pass_on(client, data[segment:offset], segment_count, outbox)
-            segment, segment_count, client = offset, 1, request_id >> SEQUENCE_BITS
-        if known:
-            if task != counted_task:
-                _count(ledger, worker, counted_task, count, successes, seconds, cpu_share, now)
-                counted_task, count, successes, seconds, cpu_share = task, 0, 0, 0.0, -1.0
+            if request_id >> SEQUENCE_BITS != client:
+                ledger.pass_on(client, data[segment:offset], count - segment_begin, outbox)
+                segment, segment_begin, client = offset, count, request_id >> SEQUENCE_BITS
             count += 1
-            if status:
-                _failure(worker, task, status, service_s, now)
-            else:
-                successes += 1
-                seconds += service_s
-                if cpu != CPU_UNKNOWN:
-                    cpu_share = cpu / CPU_SCALE
+            seconds += service_s
+        tail = next_tail
         offset = stop
-    ledger.pass_on(client, data[segment:offset], segment_count, outbox)
-    _count(ledger, worker, counted_task, count, successes, seconds, cpu_share, now)
-    if before == 1 and successes == 1:
+        body = offset + HEADER_BYTES
+    ledger.pass_on(client, data[segment:offset], count - segment_begin, outbox)
+    if count > run_begin:
+        _book(ledger, worker, run_tag, count - run_begin, seconds, tail, now)
+    if before == 1 and count == 1 and not run_tag >> 8 & 0xFF:
         ledger.fleet.observe_transit(now - head_at - seconds)
     if len(worker.inflight) != before:
         settle(ledger, worker, before, now)
@@ -82,43 +84,43 @@ def _settled(ledger: Ledger, request_id: int) -> bool:
     return False
 
 
-def _count(
-    ledger: Ledger,
-    worker: Worker,
-    task: int,
-    count: int,
-    successes: int,
-    seconds: float,
-    cpu_share: float,
-    now: float,
+def _book(
+    ledger: Ledger, worker: Worker, tag: int, count: int, seconds: float, tail: int, now: float
 ) -> None:
-    """Book ``count`` answers of one task from one worker, and learn from the successes."""
-    if not count:
-        return
+    """Book ``count`` answers of one task and status from one worker; learn from successes.
+
+    ``seconds`` is what they took together, ``tail`` the last bytes of the last one's header.
+    """
+    task, status = tag >> 16, tag >> 8 & 0xFF
     left = worker.counts.get(task, 0) - count
     if left > 0:
         worker.counts[task] = left
     else:
         worker.counts.pop(task, None)
     ledger.in_flight -= count
-    ledger.completed += successes
-    ledger.failed += count - successes
-    worker.completed += successes
-    worker.failed += count - successes
-    if successes:
-        worker.successes += successes
-        worker.failures_in_row = 0
-        mean_s = seconds / successes
-        if 0.0 <= mean_s < 1e9:
-            ledger.fleet.learn(worker, task, mean_s, successes, cpu_share, now)
-
-
-def _failure(worker: Worker, task: int, status: int, service_s: float, now: float) -> None:
-    """A worker that fails everything fast is not idle: what it skipped still counts as work."""
-    if status != Status.TASK_ERROR:
+    mean_s = seconds / count
+    if status:
+        ledger.failed += count
+        worker.failed += count
+        if status == Status.TASK_ERROR:
+            _suspect(ledger, worker, task, count, mean_s, now)
         return
-    worker.failures_in_row += 1
-    if worker.failures_in_row >= FAILURES_SUSPECT:
+    ledger.completed += count
+    worker.completed += count
+    worker.successes += count
+    worker.failures_in_row = 0
+    if 0.0 <= mean_s < SERVICE_MAX_S:
+        cpu = tail >> 16
+        cpu_share = -1.0 if cpu == CPU_UNKNOWN else cpu / CPU_SCALE
+        ledger.fleet.learn(worker, task, seconds, count, cpu_share, now)
+
+
+def _suspect(
+    ledger: Ledger, worker: Worker, task: int, count: int, service_s: float, now: float
+) -> None:
+    """A worker that fails everything fast is not idle: what it skipped still counts as work."""
+    worker.failures_in_row += count
+    if worker.failures_in_row >= FAILURES_SUSPECT and ledger.fleet.costs[task].count:
         expected_s = worker.service_s(task, now)
         if expected_s > service_s:
             worker.ghost_until = max(worker.ghost_until, now + expected_s - service_s)

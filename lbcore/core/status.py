@@ -89,12 +89,15 @@ def task_list(ledger: Ledger) -> list[dict[str, Any]]:
     tasks = []
     for number, spec in enumerate(ledger.tasks.specs):
         cost = ledger.fleet.costs[number]
+        unlearned = sum(
+            worker.samples[number][0] for worker in ledger.fleet.workers if number in worker.samples
+        )
         tasks.append(
             {
                 **spec,
                 "learned_cost_s": cost.mean_s if cost.count else None,
                 "cpu_share": cost.cpu_share if cost.count else None,
-                "count": cost.count,
+                "count": cost.count + int(unlearned),
                 "workers": sum(number in worker.tasks for worker in ledger.fleet.ready),
             }
         )

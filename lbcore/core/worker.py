@@ -16,8 +16,8 @@ from .frames import (
     CPU_SCALE,
     CPU_UNKNOWN,
     HEADER_BYTES,
-    REPLY_HEADER,
-    REQUEST_HEADER,
+    REPLY_SCAN,
+    REQUEST_SCAN,
     FrameBuffer,
     Kind,
     decode_body,
@@ -34,7 +34,8 @@ Request = tuple[int, int, bytes]
 _REPLY = int(Kind.REPLY)
 _REQUEST = int(Kind.REQUEST)
 _TASKS = int(Kind.TASKS)
-_pack = REPLY_HEADER.pack
+_UNMEASURED = CPU_UNKNOWN << 16
+_pack = REPLY_SCAN.pack
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -62,33 +63,32 @@ class WorkerQueue:
         Raises ``ProtocolError`` for a frame that a broker does not send.
         """
         data = self._buffer.join(data)
-        append, unpack = self.waiting.append, REQUEST_HEADER.unpack_from
+        append, unpack = self.waiting.append, REQUEST_SCAN.unpack_from
         renumbered = False
         offset, end = 0, len(data)
-        while offset + HEADER_BYTES <= end:
-            size, kind, _, task, request_id, _, _ = unpack(data, offset)
-            body = offset + HEADER_BYTES
+        body = offset + HEADER_BYTES
+        while body <= end:
+            size, tag, request_id, _ = unpack(data, offset)
             stop = body + size
             if stop > end:
                 break
-            if kind == _REQUEST:
-                append((request_id, task, data[body:stop]))
-            elif kind == _TASKS:
+            if tag & 0xFF == _REQUEST:
+                append((request_id, tag >> 16, data[body:stop]))
+            elif tag & 0xFF == _TASKS:
                 self._number(decode_body(data[body:stop]))
                 renumbered = True
             else:
-                raise ProtocolError(f"the broker sent a frame of kind {kind}")
+                raise ProtocolError(f"the broker sent a frame of kind {tag & 0xFF}")
             offset = stop
+            body = offset + HEADER_BYTES
         self._buffer.keep(data[offset:])
         return renumbered
 
     def _number(self, numbers: object) -> None:
         if not isinstance(numbers, dict):
             raise ProtocolError("task numbers are not a map")
+        # of a task and its aliases, which share a number, any will do
         self.names = {int(number): str(name) for name, number in numbers.items()}
-        # an alias has the number of its task; the worker knows both names
-        for name, number in numbers.items():
-            self.names.setdefault(int(number), str(name))
 
     def recall(self) -> list[int]:
         """Give back every request that has not begun: their ids, in order."""
@@ -104,8 +104,8 @@ class WorkerQueue:
 class ReplyBuffer:
     """Finished answers on their way, and the rule for when they go.
 
-    Answers of tiny tasks travel together; an answer never waits behind a task that is known to be
-    slow, and never longer than ``FLUSH_S`` for the next tiny one to finish.
+    Answers of tiny tasks travel together; an answer never waits behind a task that is not known to
+    be tiny, and never longer than ``FLUSH_S`` for the next tiny one to finish.
     """
 
     def __init__(self, worker: int) -> None:
@@ -113,8 +113,8 @@ class ReplyBuffer:
         self.frames: list[bytes] = []
         #: when the oldest of ``frames`` was finished
         self.since = 0.0
-        #: numbers of tasks whose last run was slow; a task is not tiny until it was seen to be
-        self._tiny: set[int] = set()
+        #: numbers of tasks whose last run was quick; a task is not tiny until it was seen to be
+        self.tiny: set[int] = set()
 
     def add(
         self, request_id: int, task: int, status: int, payload: bytes, service_s: float, now: float
@@ -123,20 +123,18 @@ class ReplyBuffer:
         if not self.frames:
             self.since = now
         if service_s > SLOW_S:
-            self._tiny.discard(task)
-        elif task not in self._tiny:
-            self._tiny.add(task)
+            self.tiny.discard(task)
+        else:
+            self.tiny.add(task)
+        tag = _REPLY | status << 8 | task << 16
         # one append: another thread may be flushing
         self.frames.append(
-            _pack(
-                len(payload), _REPLY, status, task, request_id, service_s, self.worker, CPU_UNKNOWN
-            )
-            + payload
+            _pack(len(payload), tag, request_id, service_s, self.worker | _UNMEASURED) + payload
         )
 
     def due(self, next_task: int, now: float) -> bool:
         """Whether the finished answers must leave before ``next_task`` begins."""
-        return next_task not in self._tiny or now - self.since > FLUSH_S
+        return next_task not in self.tiny or now - self.since > FLUSH_S
 
     def take(self, cpu_share: float = -1.0) -> bytes:
         """The finished answers, joined; ``cpu_share`` is noted on the last of them."""

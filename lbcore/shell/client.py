@@ -14,7 +14,8 @@ A client has one connection and may be shared by threads.  All errors are ``lbco
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from time import monotonic
 from types import TracebackType
 from typing import Any, Final
@@ -26,7 +27,8 @@ from lbcore.core.frames import HEADER_BYTES, Kind, control_frame, decode_body, r
 from lbcore.core.topology import DEFAULT_BROKER_PORT, DEFAULT_HOST, Address, Topology
 
 from .client_calls import deadline_ms_of, encode_arguments, reply_error, unknown_task
-from .client_connection import Answer, Connection
+from .client_connection import Connection
+from .client_parts import Answer
 from .client_stream import Reply, stream
 from .state import broker_address
 
@@ -85,7 +87,7 @@ class Client:
         another ``RequestError`` when it was not run, ``BrokerUnavailable`` without a broker.
         """
         connection = self._connection
-        request_id = connection.next_ids(1)[0]
+        request_id = connection.next_id()
         frame = self._frame(request_id, task, args, kwargs, timeout)
         answer = Answer()
         connection.sinks[request_id] = answer.set
@@ -103,25 +105,23 @@ class Client:
     ) -> Future[Any]:
         """Start a task and return a future for its result; errors as for ``call``."""
         connection = self._connection
-        request_id = connection.next_ids(1)[0]
+        request_id = connection.next_id()
         frame = self._frame(request_id, task, args, kwargs, timeout)
         future: Future[Any] = Future()
 
         def settle(answer: bytes | None) -> None:
-            connection.want_reader(-1)
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                if answer is None:
-                    raise connection.lost or RuntimeError("an answer without a frame")
-                value = _value_of(answer)
-            except Exception as error:
-                future.set_exception(error)
-            else:
-                future.set_result(value)
+            # a future that was cancelled meanwhile takes no result
+            with suppress(InvalidStateError):
+                try:
+                    if answer is None:
+                        raise connection.lost or RuntimeError("an answer without a frame")
+                    value = _value_of(answer)
+                except Exception as error:
+                    future.set_exception(error)
+                else:
+                    future.set_result(value)
 
-        connection.sinks[request_id] = settle
-        connection.want_reader(1)
+        connection.expect(request_id, settle)
         connection.send_soon(frame)
         return future
 
@@ -204,7 +204,7 @@ class Client:
 
     def _control(self, message: dict[str, Any]) -> Any:
         connection = self._connection
-        request_id = connection.next_ids(1)[0]
+        request_id = connection.next_id()
         answer = Answer()
         connection.sinks[request_id] = answer.set
         connection.send(control_frame(Kind.CONTROL, message, request_id))

@@ -12,9 +12,8 @@ import os
 import select
 import socket
 import threading
-from collections.abc import Callable
 from time import monotonic
-from typing import Final, Protocol
+from typing import Final
 
 from lbcore.core.errors import BrokerUnavailable, ProtocolError
 from lbcore.core.frames import (
@@ -22,6 +21,7 @@ from lbcore.core.frames import (
     HEADER_BYTES,
     PROTOCOL_VERSION,
     REQUEST_HEADER,
+    SEQUENCE_BITS,
     SEQUENCE_MASK,
     FrameBuffer,
     Kind,
@@ -30,48 +30,13 @@ from lbcore.core.frames import (
 )
 from lbcore.core.topology import Address
 
+from .client_parts import Answer, Flow, Sink, connect, error_text
+
 READ_BYTES: Final = 1 << 18
 #: frames of futures submitted in quick succession leave together, at the latest after this
 CORK_S: Final = 0.0002
 #: the same, by number
 CORK_FRAMES: Final = 64
-
-#: what takes one answer: called with its whole frame, or with None when the connection is lost
-Sink = Callable[[bytes | None], None]
-
-
-class Flow(Protocol):
-    """A stream of requests that matches its answers itself."""
-
-    def bring(self, request_id: int, frame: bytes | None) -> bool:
-        """Take a frame that another reader found; False when it is not this stream's."""
-        ...
-
-
-class Answer:
-    """The answer to one request, once it is there."""
-
-    __slots__ = ("_event", "frame", "is_set")
-
-    def __init__(self) -> None:
-        #: the whole frame; None when the connection was lost
-        self.frame: bytes | None = None
-        self.is_set = False
-        self._event: threading.Event | None = None
-
-    def set(self, frame: bytes | None) -> None:
-        """The sink: take the answer."""
-        self.frame = frame
-        self.is_set = True
-        if self._event is not None:
-            self._event.set()
-
-    def wait(self, timeout_s: float | None) -> None:
-        """Wait for a thread that reads; a thread that reads itself has no need to."""
-        if self._event is None:
-            self._event = threading.Event()
-        if not self.is_set:
-            self._event.wait(timeout_s)
 
 
 class Connection:
@@ -94,23 +59,28 @@ class Connection:
         self.reading = threading.RLock()
         self._sending = threading.RLock()
         self._sequence = 0
-        self._number = 0
+        #: the broker's number for this client, in the upper half of every id
+        self._first_id = 0
         self._outbox: list[bytes] = []
         self._sent_at = 0.0
         self._buffer = FrameBuffer(1 << 32)
         #: bytes that were read while sending, to be parsed by the next reader
         self._stash: list[bytes] = []
-        self._needs_reader = 0
+        self._followers = 0
+        #: the background reader sleeps, or was never started
+        self._parked = True
         self._reader_wanted = threading.Condition()
         self._reader: threading.Thread | None = None
         #: a pipe that ends the background reader's wait
         self._wake: tuple[int, int] | None = None
         self._woken = False
         try:
-            self.socket = _connect(address, connect_timeout_s)
+            self.socket = connect(address, connect_timeout_s)
             self._greet()
         except (OSError, ProtocolError) as error:
-            raise BrokerUnavailable(f"no broker answers at {address}: {_text(error)}") from None
+            raise BrokerUnavailable(
+                f"no broker answers at {address}: {error_text(error)}"
+            ) from None
         self.socket.settimeout(None)
         self._poll = select.poll()
         self._poll.register(self.socket, select.POLLIN)
@@ -118,7 +88,7 @@ class Connection:
     def _greet(self) -> None:
         hello = {"lb": PROTOCOL_VERSION, "role": "client", "name": f"pid {os.getpid()}"}
         self.socket.sendall(control_frame(Kind.HELLO, hello))
-        while not self._number:
+        while not self._first_id:
             data = self.socket.recv(READ_BYTES)
             if not data:
                 raise ProtocolError("it closed the connection")
@@ -128,10 +98,16 @@ class Connection:
                 if kind != Kind.WELCOME:
                     raise ProtocolError("what answers there is not lb")
                 welcome = decode_body(body)
-                self._number = welcome["client"]
+                self._first_id = welcome["client"] << SEQUENCE_BITS
                 self.tasks = welcome["tasks"]
                 self.workers = welcome["workers"]
                 self.frame_bytes_max = welcome["frame_bytes_max"]
+
+    def next_id(self) -> int:
+        """An id for one request."""
+        with self._sending:
+            self._sequence = sequence = self._sequence % SEQUENCE_MASK + 1
+        return self._first_id + sequence
 
     def next_ids(self, count: int) -> range:
         """Ids for ``count`` requests."""
@@ -140,7 +116,7 @@ class Connection:
             if first + count > SEQUENCE_MASK:
                 first = 1  # 4 billion requests later; the first ones are long answered
             self._sequence = first + count - 1
-        return range(self._number << 32 | first, (self._number << 32 | first) + count)
+        return range(self._first_id + first, self._first_id + first + count)
 
     # ---- sending -------------------------------------------------------------------------------
 
@@ -181,7 +157,7 @@ class Connection:
                 except BlockingIOError:
                     self._read_while_blocked()
         except OSError as error:
-            raise self._lose(_text(error)) from None
+            raise self._lose(error_text(error)) from None
 
     def _read_while_blocked(self) -> None:
         can_read = self.reading.acquire(blocking=False)
@@ -215,7 +191,7 @@ class Connection:
             try:
                 data = self.socket.recv(READ_BYTES)
             except OSError as error:
-                raise self._lose(_text(error)) from None
+                raise self._lose(error_text(error)) from None
             if not data:
                 raise self._lose("it closed the connection")
         return self._buffer.join(data)
@@ -297,19 +273,32 @@ class Connection:
 
     # ---- the background reader -----------------------------------------------------------------
 
+    def expect(self, request_id: int, sink: Sink) -> None:
+        """Have the background thread wait for an answer and give it to ``sink``."""
+        self.sinks[request_id] = sink
+        if self._parked:
+            self._unpark()
+
     def want_reader(self, change: int) -> None:
-        """One more or one less answer is waited for by somebody who does not read."""
+        """One more or one less thread waits here for what another one reads."""
         with self._reader_wanted:
-            self._needs_reader += change
-            if change > 0:
-                if self._reader is None:
-                    self._wake = os.pipe()
-                    os.set_blocking(self._wake[1], False)
-                    self._reader = threading.Thread(
-                        target=self._read_for_all, name="lb-client", daemon=True
-                    )
-                    self._reader.start()
-                self._reader_wanted.notify()
+            self._followers += change
+        if change > 0 and self._parked:
+            self._unpark()
+
+    def _unpark(self) -> None:
+        with self._reader_wanted:
+            if self._reader is None:
+                self._wake = os.pipe()
+                os.set_blocking(self._wake[1], False)
+                self._reader = threading.Thread(
+                    target=self._read_for_all, name="lb-client", daemon=True
+                )
+                self._reader.start()
+            self._reader_wanted.notify()
+
+    def _is_wanted(self) -> bool:
+        return bool(self.sinks or self._followers or self.lost)
 
     def _read_for_all(self) -> None:
         assert self._wake is not None
@@ -318,10 +307,13 @@ class Connection:
         poll.register(self._wake[0], select.POLLIN)
         while self.lost is None:
             with self._reader_wanted:
-                self._reader_wanted.wait_for(lambda: self._needs_reader > 0 or self.lost)
+                # first parked, then the look: who adds a sink meanwhile sees the one or is seen
+                self._parked = True
+                self._reader_wanted.wait_for(self._is_wanted)
+                self._parked = False
             with self.reading:
                 try:
-                    while self._needs_reader > 0 and self.lost is None:
+                    while self._is_wanted() and self.lost is None:
                         self._read_turn(poll, self._wake[0])
                 except BrokerUnavailable:
                     return
@@ -381,22 +373,3 @@ class Connection:
             for descriptor in self._wake:
                 os.close(descriptor)
             self._wake = None
-
-
-def _connect(address: Address, timeout_s: float) -> socket.socket:
-    if address.path is not None:
-        peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        peer.settimeout(timeout_s)
-        try:
-            peer.connect(address.path)
-        except OSError:
-            peer.close()
-            raise
-        return peer
-    peer = socket.create_connection((address.host, address.port), timeout_s)
-    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return peer
-
-
-def _text(error: Exception) -> str:
-    return error.strerror or str(error) if isinstance(error, OSError) else str(error)

@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from lbcore.core.config import build_topology
 from lbcore.core.errors import ConfigError
@@ -26,6 +25,9 @@ from lbcore.core.problems import KeyPath, Origin, Problem, report, show
 from lbcore.core.topology import Topology
 
 from .yaml_reader import Document, read_yaml
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FILE_BYTES_MAX: Final = 1 << 20
 #: a longer value of an override is a mistake

@@ -47,6 +47,10 @@ class Crew:
     def __iter__(self) -> Iterator[ChildProcess]:
         return iter(self._processes.values())
 
+    def workers(self) -> list[ChildProcess]:
+        """All but the broker."""
+        return [process for process in self if process.plan.name != BROKER]
+
     def pids(self) -> list[int]:
         """Every process there is now."""
         return [process.pid for process in self if process.pid is not None]

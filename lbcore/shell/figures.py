@@ -1,4 +1,4 @@
-"""CPU and memory of the children, seen from outside.
+"""CPU and memory of the workers, seen from outside.
 
 A worker that holds the GIL in C code cannot report; the supervisor has its pid and reads the same
 figures.  Cheap by construction: reading them never takes more than a hundredth of the time.  Called
@@ -8,10 +8,13 @@ by ``supervisor.py``.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from .process import ChildProcess
+
 if TYPE_CHECKING:
-    import psutil
+    from .cpu import CpuProbe
 
 #: how often figures are read, unless reading them takes long
 INTERVAL_S: Final = 0.5
@@ -20,37 +23,35 @@ _COST_MAX: Final = 0.01
 
 
 class Figures:
-    """The last reading of each process."""
+    """The last report of each process, as ``CpuProbe`` gives it."""
 
     def __init__(self) -> None:
-        self._processes: dict[int, psutil.Process] = {}
-        self._readings: dict[int, dict[str, Any]] = {}
+        self._probes: dict[int, CpuProbe] = {}
+        self._reports: dict[int, Mapping[str, Any]] = {}
 
-    def read(self, pids: list[int]) -> float:
+    def read(self, workers: Iterable[ChildProcess]) -> float:
         """Read these processes now; returns after how many seconds to do it again."""
         # here and not above: what is not needed before the children run must not delay them
-        import psutil
+        from .cpu import CpuProbe
 
         started_at = time.monotonic()
-        readings: dict[int, dict[str, Any]] = {}
-        processes: dict[int, psutil.Process] = {}
-        for pid in pids:
-            try:
-                process = self._processes.get(pid) or psutil.Process(pid)
-                with process.oneshot():
-                    cpu, memory = process.cpu_times(), process.memory_info()
-            except psutil.Error:
+        probes: dict[int, CpuProbe] = {}
+        for worker in workers:
+            pid = worker.pid
+            if pid is None:
                 continue
-            processes[pid] = process
-            readings[pid] = {
-                "cpu_s": cpu.user + cpu.system + cpu.children_user + cpu.children_system,
-                "rss_bytes": memory.rss,
-                "at": time.monotonic(),
-            }
-        self._processes, self._readings = processes, readings
+            try:
+                probe = self._probes.pop(pid, None) or CpuProbe(pid, worker.plan.cpus)
+            except ProcessLookupError:
+                continue  # its death is known in a moment
+            probes[pid] = probe
+            self._reports[pid] = {**probe.sample(time.monotonic())}
+        for pid, gone in self._probes.items():
+            gone.close()
+            self._reports.pop(pid, None)
+        self._probes = probes
         return max(INTERVAL_S, (time.monotonic() - started_at) / _COST_MAX)
 
-    def of(self, pid: int | None) -> dict[str, Any]:
-        """``cpu_s`` since its start with its ended children, ``rss_bytes``, and ``at``, when."""
-        unknown = {"cpu_s": None, "rss_bytes": None, "at": None}
-        return unknown if pid is None else self._readings.get(pid, unknown)
+    def of(self, pid: int | None) -> Mapping[str, Any]:
+        """The last ``CpuReport`` of a process; empty when there is none."""
+        return {} if pid is None else self._reports.get(pid, {})

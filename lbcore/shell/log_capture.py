@@ -16,9 +16,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from contextvars import ContextVar, Token
+from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -61,15 +62,21 @@ class RequestContext:
         _running.discard(self._request)
 
 
+def only_running_request() -> int:
+    """The request inside of a ``RequestContext`` when there is just one; 0 otherwise."""
+    running = tuple(_running)
+    return running[0] if len(running) == 1 else 0
+
+
 def printing_request() -> int:
     """The request that a print belongs to: this context's, else the only one that runs.
 
     Threads that a task starts have a context of their own, which knows no request.
     """
     request = request_id.get()
-    if request == 0 and len(_running) == 1:
-        return next(iter(tuple(_running)), 0)
-    return request
+    if request:
+        return request
+    return only_running_request() if _capture is None else _capture.running_request()
 
 
 def request_context(request: int) -> RequestContext:
@@ -155,7 +162,7 @@ class LineWriter(io.TextIOBase):
 
     def _emit(self, row: str, request: int) -> None:
         if getattr(_entered, "now", False):
-            # loguru is complaining about a failure of its own, or a sink prints
+            # loguru is complaining about a failure of its own, a sink prints, or this is a fork
             with suppress(OSError):
                 os.write(2, f"{row[:LINE_CHARACTERS_MAX]}\n".encode("utf-8", "backslashreplace"))
             return
@@ -211,7 +218,8 @@ class _ByteWriter(io.BufferedIOBase):
 class OutputCapture:
     """The two writers of this process, and the way back."""
 
-    def __init__(self, logger: Logger) -> None:
+    def __init__(self, logger: Logger, running_request: Callable[[], int]) -> None:
+        self.running_request = running_request
         self.stdout = LineWriter(logger, OUT, 1)
         self.stderr = LineWriter(logger, ERR, 2)
         self._saved = (sys.stdout, sys.stderr, sys.excepthook, threading.excepthook)
@@ -238,8 +246,13 @@ class OutputCapture:
             _capture = None
 
 
-def capture_output(logger: Logger) -> OutputCapture:
+def capture_output(
+    logger: Logger, running_request: Callable[[], int] = only_running_request
+) -> OutputCapture:
     """Send everything that this process says to ``logger``; what Python cannot, to descriptor 2.
+
+    ``running_request`` names the one request that runs now (0 = none, or several) for prints whose
+    own context knows none, such as those of a thread that a task started.
 
     Replaces ``sys.stdout`` and ``sys.stderr``, the hooks for uncaught exceptions (main thread,
     other threads, destructors) and enables faulthandler; SIGUSR2 then dumps every thread's stack.
@@ -248,15 +261,34 @@ def capture_output(logger: Logger) -> OutputCapture:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):  # None, closed, or its reader is gone
             stream.flush()
-    capture = OutputCapture(logger)
+    capture = OutputCapture(logger, running_request)
     sys.stdout = cast("Any", capture.stdout)
     sys.stderr = cast("Any", capture.stderr)
     _install_hooks(logger)
+    _watch_forks()
     faulthandler.enable(file=2, all_threads=True)
     faulthandler.register(signal.SIGUSR2, file=2, all_threads=True)
     atexit.register(capture.finish_lines)
     _capture = capture
     return capture
+
+
+@cache
+def _watch_forks() -> None:
+    """While this thread forks, its prints go to the raw stderr.
+
+    Python 3.12 warns of a fork with threads while loguru's locks are held for the fork: a warning
+    that went through loguru would wait for ever.
+    """
+
+    def begin() -> None:
+        _entered.before_fork = getattr(_entered, "now", False)
+        _entered.now = True
+
+    def end() -> None:
+        _entered.now = getattr(_entered, "before_fork", False)
+
+    os.register_at_fork(before=begin, after_in_parent=end, after_in_child=end)
 
 
 def _install_hooks(logger: Logger) -> None:

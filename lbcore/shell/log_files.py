@@ -139,9 +139,7 @@ class LogFile:
         status = os.fstat(fd)
         self._fd = fd
         self._identity = (status.st_dev, status.st_ino)
-        self._torn = False
-        if stat.S_ISREG(status.st_mode) and status.st_size:
-            self._torn = os.pread(fd, 1, status.st_size - 1) != b"\n"
+        self._torn = stat.S_ISREG(status.st_mode) and _is_torn(fd)
         self._started = self._read_start()
 
     def close(self) -> None:
@@ -263,6 +261,20 @@ class LogFile:
         self._complaint_due = time.monotonic() + COMPLAINT_INTERVAL_S
         with suppress(OSError):
             os.write(2, f"lb: log file {self.path}: {what}\n".encode("utf-8", "backslashreplace"))
+
+
+def _is_torn(fd: int) -> bool:
+    """Whether a file ends in the middle of a line.
+
+    It looks so too while another process's write is under way: a file grows page by page.
+    """
+    for pause_s in (0.0, 0.001, 0.005):
+        if pause_s:
+            time.sleep(pause_s)
+        size = os.fstat(fd).st_size
+        if size == 0 or os.pread(fd, 1, size - 1) == b"\n":
+            return False
+    return True
 
 
 def remove_expired(path: Path, retention: Retention, now: datetime) -> None:

@@ -160,32 +160,37 @@ class StateFolder:
 
     def _acquire(self, topology: Topology) -> int:
         give_up_at = time.monotonic() + _LOCK_PATIENCE_S
-        while (descriptor := self._try_lock(topology)) is None:
-            if time.monotonic() >= give_up_at:
-                raise _already_running(topology)
+        while True:
+            refusal: OSError | None = None
+            try:
+                if (descriptor := self._try_lock()) is not None:
+                    return descriptor
+            except OSError as error:
+                refusal = error
+            # another supervisor may be making or removing its folder, but not for long
+            passing = refusal is None or isinstance(refusal, FileNotFoundError | FileExistsError)
+            if not passing or time.monotonic() >= give_up_at:
+                break
             time.sleep(_LOCK_PAUSE_S)
-        return descriptor
+        if refusal is None:
+            raise _already_running(topology)
+        raise StateError(
+            f"cannot keep the state of {topology.name!r} in {self.path}: {refusal.strerror}; "
+            "that folder must be writable"
+        )
 
-    def _try_lock(self, topology: Topology) -> int | None:
-        try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(
-                self.path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-            )
-        except FileNotFoundError:
-            return None  # another supervisor was just removing its folder
-        except OSError as error:
-            raise StateError(
-                f"cannot keep the state of {topology.name!r} in {self.path}: {error.strerror}; "
-                "that folder must be writable"
-            ) from None
+    def _try_lock(self) -> int | None:
+        """The locked file, or None when another holds it.  Raises ``OSError``."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        descriptor = os.open(self.path / LOCK_NAME, flags, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            pass
-        else:
-            if self._is_current(descriptor):
-                return descriptor
+            os.close(descriptor)
+            return None
+        if self._is_current(descriptor):
+            return descriptor
         os.close(descriptor)
         return None
 

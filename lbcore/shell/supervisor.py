@@ -341,7 +341,7 @@ class Supervisor:
     # -- telling others ------------------------------------------------------------------------
 
     def _read_figures(self) -> None:
-        interval_s = self._figures.read(self._crew.pids()) if self._was_ready else INTERVAL_S
+        interval_s = self._figures.read(self._crew.workers()) if self._was_ready else INTERVAL_S
         self._figures_due = time.monotonic() + interval_s
         self._send_fleet()
 

@@ -9,6 +9,7 @@ import sys
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -59,7 +60,7 @@ def failed_reply(index: int, error: RequestError, worker: str = "worker-1") -> F
 
 def sort_body(size: int = 10_000, seed: int = 0, /, **changes: Any) -> bytes:
     """What ``sort`` answers, with some fields changed."""
-    numbers = sorted(numbers_of(size, seed))
+    numbers = _sorted_numbers(size, seed)
     value = {
         "size": size,
         "seed": seed,
@@ -69,6 +70,11 @@ def sort_body(size: int = 10_000, seed: int = 0, /, **changes: Any) -> bytes:
         "sorted": True,
     }
     return msgspec.msgpack.encode(value | changes)
+
+
+@lru_cache
+def _sorted_numbers(size: int, seed: int) -> list[float]:
+    return sorted(numbers_of(size, seed))
 
 
 def good_reply(index: int, task: str, arguments: Mapping[str, Any] | None) -> FakeReply:

@@ -6,6 +6,7 @@ runs ``lb ARGS`` against a fake broker.
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -39,4 +40,6 @@ if __name__ == "__main__":
     else:
         COMMANDS["probe"] = Entry("tests.cli.probe_commands:probe", "Fail in some way.")
     sys.argv[0] = "lb"
+    # a suite that a script runs in the background hands down an ignored SIGINT
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     main()

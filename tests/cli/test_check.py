@@ -54,7 +54,7 @@ def test_the_default_file_is_right(run_check: Any) -> None:
 
 
 def test_many_workers_stay_on_one_line(run_check: Any) -> None:
-    write("workers: 4096\nbroker: {path: b.sock}\n")
+    write("workers: 4096\nbroker: {path: /run/b.sock}\n")
     code, text = run_check()
     lines = text.splitlines()
     assert code == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -11,6 +13,7 @@ import psutil
 import pytest
 
 from lbcore.cli import demo
+from lbcore.cli.clone import clone_folder
 from lbcore.cli.exit_codes import Terminated
 from lbcore.cli.main import run
 from lbcore.core.errors import BrokerUnavailable, TaskError
@@ -159,3 +162,35 @@ def test_settings_of_the_user_do_not_reach_the_demo(monkeypatch: pytest.MonkeyPa
     environment = demo._environment()
     assert "LB_BROKER__PORT" not in environment
     assert environment["HOME"] == "/somewhere"
+
+
+@pytest.mark.parametrize("number", [None, signal.SIGTERM])
+def test_the_real_one_leaves_nothing_behind(number: signal.Signals | None, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lbcore", "demo"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=clone_folder(),
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+    )
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    if number is not None:
+        process.send_signal(number)
+    output, error = process.communicate(timeout=60)
+    assert first.startswith("Started 3 workers and a broker at 127.0.0.1:")
+    assert process.returncode == (143 if number else 0), error
+    assert error == ""
+    assert number or "worker-3" in output
+    assert list(tmp_path.iterdir()) == []
+    assert _processes_below(tmp_path) == []
+
+
+def _processes_below(folder: Path) -> list[int]:
+    """The processes whose command line names the folder: the supervisor and what it forked."""
+    return [
+        process.pid
+        for process in psutil.process_iter(["cmdline"])
+        if any(str(folder) in word for word in process.info["cmdline"] or ())
+    ]

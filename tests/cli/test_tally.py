@@ -108,6 +108,15 @@ def test_what_was_answered_before_an_end_is_counted(error: BaseException) -> Non
     assert sum(map(len, tally.services.values())) == 10
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C raises, also in a suite that a script runs in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 def test_an_interrupt_within_the_folding_waits_for_its_end() -> None:
     steps = []
 

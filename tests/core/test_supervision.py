@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from lbcore.core.children import (
@@ -339,3 +341,15 @@ def test_the_table_leads_everywhere_and_out_again() -> None:
     assert reached == set(S)
     for state in set(S) - {S.EXITED, S.FATAL}:
         assert {S.EXITED, S.STOPPING} & {e for (s, _), e in TRANSITIONS.items() if s is state}
+
+
+def test_the_page_shows_the_table() -> None:
+    page = Path(__file__).parents[2] / "docs" / "supervision.md"
+    rows = {
+        tuple(cell.strip() for cell in line.split("|")[1:-1])
+        for line in page.read_text().splitlines()
+    }
+    table = {
+        (start.value, trigger.value, end.value) for (start, trigger), end in TRANSITIONS.items()
+    }
+    assert {row for row in rows if len(row) == 3 and row[0] in set(S)} == table

@@ -24,12 +24,13 @@ def orphan_to_be():
     middle = os.fork()
     if middle == 0:
         if os.fork() == 0:
-            os.close(go)
+            os.close(go); os.write(done_write, b"x")
             while os.read(go_read, 1):
                 burn(0.2); os.write(done_write, b"x")
             os._exit(0)
         os.read(leave_read, 1)
         os._exit(0)
+    os.read(done, 1)
     return middle, leave, go, done
 for line in sys.stdin:
     out = None

@@ -81,11 +81,10 @@ def test_the_source_is_absolute_and_files_are_beside_it(tmp_path: Path) -> None:
     folder = tmp_path / "deep"
     folder.mkdir()
     (folder / "my_tasks.py").write_text("")
-    (folder / "t.yaml").write_text("tasks: [my_tasks.py]\nbroker: {path: b.sock}\n")
+    (folder / "t.yaml").write_text("tasks: [my_tasks.py]\n")
     topology = load("deep/t.yaml", (), {})
     assert topology.source == str(folder / "t.yaml")
     assert topology.tasks == (str(folder / "my_tasks.py"),)
-    assert topology.broker == Address(path=str(folder / "b.sock"))
 
 
 def test_a_missing_file_says_what_to_do() -> None:

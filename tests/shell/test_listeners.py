@@ -7,6 +7,7 @@ import socket
 import stat
 from pathlib import Path
 
+import psutil
 import pytest
 
 from lbcore.core.topology import Address, Topology, WorkerConfig
@@ -64,6 +65,18 @@ def test_a_port_in_use_names_its_holder_and_the_line_to_change(tmp_path: Path) -
     assert f"worker-1 cannot listen on 127.0.0.1:{worker_port}" in text, "all are told at once"
     assert "change workers[0].port in line 6 of " in text
     assert caught.value.exit_code == 3
+
+
+def test_a_holder_that_may_not_be_seen_is_said_to_be_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder, port = taken_port()
+    seen = psutil.net_connections("tcp")
+    monkeypatch.setattr(
+        psutil, "net_connections", lambda _: [each._replace(pid=None) for each in seen]
+    )
+    with holder, pytest.raises(BindError, match="no rights to see"):
+        Listeners(topology(tmp_path, Address(port=port)))
 
 
 def test_nothing_stays_bound_when_one_address_cannot_be_had(tmp_path: Path) -> None:

@@ -130,6 +130,25 @@ def test_a_thread_of_the_only_request_prints_for_it(tmp_path: Path, writer: Line
     assert [line.request for line in read(tmp_path)] == [SEVEN_42, 0, 0]
 
 
+def test_the_process_may_know_better_which_request_runs(tmp_path: Path) -> None:
+    run_script(
+        tmp_path,
+        """
+        capture.restore()
+        running = [7 << 32 | 42]
+        capture_output(logger, lambda: running[0])
+        def print_in_thread():
+            thread = threading.Thread(target=print, args=("helper",))
+            thread.start()
+            thread.join()
+        print_in_thread()
+        running[0] = 0
+        print_in_thread()
+        """,
+    )
+    assert [line.request for line in read(tmp_path)] == [SEVEN_42, 0]
+
+
 def test_unfinished_lines_are_bounded(tmp_path: Path, writer: LineWriter) -> None:
     writer.write("x" * (LINE_CHARACTERS_MAX + 1))
     assert not writer.has_partial

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,30 @@ def test_readers_do_not_keep_a_supervisor_out(topology: Topology) -> None:
             reader.join()
 
 
+def test_never_two_hold_it_while_others_remove_it(topology: Topology) -> None:
+    holders: list[int] = []
+    most: list[int] = []
+
+    def take_turns(number: int) -> None:
+        for _ in range(60):
+            try:
+                folder = StateFolder(topology)
+            except AlreadyRunning:
+                continue
+            holders.append(number)
+            time.sleep(0.0002)  # let the others try
+            most.append(len(holders))
+            holders.remove(number)
+            folder.remove()
+
+    threads = [threading.Thread(target=take_turns, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most.count(1) == len(most) >= 60
+
+
 def test_a_killed_supervisor_is_not_running_and_leaves_no_lie(topology: Topology) -> None:
     script = (
         "import os, signal, sys\n"
@@ -123,8 +148,12 @@ def test_a_killed_supervisor_is_not_running_and_leaves_no_lie(topology: Topology
     assert StateFolder.left_behind(topology) is None
 
 
-def test_a_folder_that_cannot_be_made_is_one_clear_line(topology: Topology, tmp_path: Path) -> None:
-    (tmp_path / ".lb").write_text("a file")
+@pytest.mark.parametrize("in_the_way", [".lb", ".lb/test"])
+def test_a_folder_that_cannot_be_made_is_one_clear_line(
+    topology: Topology, tmp_path: Path, in_the_way: str
+) -> None:
+    (tmp_path / in_the_way).parent.mkdir(exist_ok=True)
+    (tmp_path / in_the_way).write_text("a file")
     with pytest.raises(StateError, match="must be writable"):
         StateFolder(topology)
 

@@ -234,17 +234,16 @@ def test_last_words_land_in_the_childs_own_log(system: System) -> None:
     assert "\\x1b[31mred" in log, "escaped: nothing forges a line or colours a terminal"
     assert " and no end of line" in log
     wait_until(lambda: "while it ran request 7:42" in system.log(), "the request's name")
-    deaths = [
-        worker
-        for message in system.told("broker")
-        if message["event"] == "fleet"
-        for worker in message["workers"]
-        if worker["lost_request"] is not None
-    ]
-    assert deaths
-    assert deaths[0]["lost_request"] == 7 << 32 | 42
-    assert deaths[0]["exit"] == "signal 6"
-    assert deaths[0]["name"] == "worker-1"
+
+    def deaths() -> list[dict[str, object]]:
+        fleets = [m for m in system.told("broker") if m["event"] == "fleet"]
+        workers = [worker for message in fleets for worker in message["workers"]]
+        return [worker for worker in workers if worker["lost_request"] is not None]
+
+    wait_until(lambda: bool(deaths()), "the broker's knowledge of it")
+    assert deaths()[0]["lost_request"] == 7 << 32 | 42
+    assert deaths()[0]["exit"] == "signal 6"
+    assert deaths()[0]["name"] == "worker-1"
 
 
 def test_the_broker_is_told_figures_from_outside(system: System) -> None:
@@ -254,9 +253,10 @@ def test_the_broker_is_told_figures_from_outside(system: System) -> None:
         fleets = [m for m in system.told("broker") if m["event"] == "fleet"]
         return list(fleets[-1]["workers"]) if fleets else []
 
-    wait_until(lambda: bool(figures()) and figures()[0]["at"] is not None, "figures")
+    wait_until(lambda: bool(figures()) and figures()[0].get("wall_s", 0.0) != 0.0, "figures")
     worker = figures()[0]
     assert worker["name"] == "worker-1"
+    assert isinstance(worker["at"], float)
     assert isinstance(worker["cpu_s"], float)
     assert isinstance(worker["rss_bytes"], int)
     assert worker["rss_bytes"] > 1 << 20

@@ -35,11 +35,11 @@ class Policy:
         self.fleet = fleet
         self.rng = rng
 
-    def choose(self, task: int, now: float) -> Worker | None:
+    def choose(self, task: int, now: float, startable: bool = False) -> Worker | None:
         """The worker for a request of that task, among ``fleet.ready``; None when there is none.
 
         A late-binding policy may name a worker that has no room: then the request is better off
-        waiting for it than taking any worker that is free.
+        waiting for it than taking any worker that is free.  With ``startable`` it does not.
         """
         raise NotImplementedError
 

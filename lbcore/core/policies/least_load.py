@@ -18,7 +18,7 @@ import heapq
 import math
 from typing import Final
 
-from lbcore.core.fleet import SPEED_STEP, Fleet, Worker
+from lbcore.core.fleet import Fleet, Worker
 
 from .base import Policy, Random
 
@@ -53,7 +53,8 @@ class LeastLoad(Policy):
         worker.stamp += 1
         if worker.position < 0:
             return
-        speed_class = round(math.log(worker.effective_speed(now)) / SPEED_STEP)
+        worker.effective_speed(now)
+        speed_class = worker.speed_class
         heap = self._heaps.get(speed_class)
         if heap is None:
             heap = self._heaps[speed_class] = []
@@ -66,8 +67,12 @@ class LeastLoad(Policy):
         if len(heap) > 64 + 4 * len(self.fleet.ready):
             self._sweep(speed_class)
 
-    def choose(self, task: int, now: float) -> Worker | None:
-        """The worker that would be done soonest, whether it has room now or not."""
+    def choose(self, task: int, now: float, startable: bool = False) -> Worker | None:
+        """The worker that would be done soonest, whether it has room now or not.
+
+        With ``startable``, of those that have room: within a class the one that is free first has,
+        if any has.
+        """
         best: Worker | None = None
         best_load, best_order = math.inf, 0
         pending_weight = self.fleet.policy.pending_weight
@@ -78,6 +83,8 @@ class LeastLoad(Policy):
                 emptied = emptied or not self._heaps[speed_class]
                 continue
             worker, order, backlog_s = found
+            if startable and not self.fleet.room(worker, task, now):
+                continue
             service_s = worker.service_s(task, now)
             load = pending_weight * backlog_s + service_s
             if load < best_load * (1.0 - TIE_BAND):

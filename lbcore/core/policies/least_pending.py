@@ -37,7 +37,7 @@ class LeastPending(Policy):
             self._heap = [entry for entry in self._heap if workers[entry[2]].stamp == entry[3]]
             heapq.heapify(self._heap)
 
-    def choose(self, task: int, now: float) -> Worker | None:
+    def choose(self, task: int, now: float, startable: bool = False) -> Worker | None:
         """The ready worker with the task and the fewest pending per weight."""
         heap = self._heap
         passed: list[tuple[float, int, int, int]] = []

@@ -17,7 +17,7 @@ class PowerOfTwo(Policy):
 
     name = "power_of_two"
 
-    def choose(self, task: int, now: float) -> Worker | None:
+    def choose(self, task: int, now: float, startable: bool = False) -> Worker | None:
         """The better of two random ready workers that have the task."""
         ready = self.fleet.ready
         if not ready:

@@ -16,7 +16,7 @@ class RandomChoice(Policy):
 
     name = "random"
 
-    def choose(self, task: int, now: float) -> Worker | None:
+    def choose(self, task: int, now: float, startable: bool = False) -> Worker | None:
         """A random ready worker that has the task."""
         ready = self.fleet.ready
         if not ready:

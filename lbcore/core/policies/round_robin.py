@@ -32,7 +32,7 @@ class RoundRobin(Policy):
             self._filed.add(worker.number)
             heapq.heappush(self._turns, (self._clock, worker.number))
 
-    def choose(self, task: int, now: float) -> Worker | None:
+    def choose(self, task: int, now: float, startable: bool = False) -> Worker | None:
         """The ready worker with the task whose turn is next."""
         turns = self._turns
         passed: list[tuple[float, int]] = []
