@@ -33,7 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _traces() -> set[Path]:
     """What a system that was started in the clone, and not in a test's folder, writes there."""
-    return {*REPOSITORY.glob(".lb/*"), *REPOSITORY.glob("logs/*.log")}
+    return {*REPOSITORY.glob(".lb/*/*"), *REPOSITORY.glob("logs/*.log")}
 
 
 def _leftovers(config: pytest.Config) -> list[psutil.Process]:

@@ -40,14 +40,23 @@ class CloseClient(NamedTuple):
     reason: str
 
 
+class CloseWorker(NamedTuple):
+    """Close that worker's connections: it broke the protocol; the reason goes to the log."""
+
+    worker: int
+    reason: str
+
+
 class Note(NamedTuple):
     """A line for the log; ``level`` is a logging level's name."""
 
     level: str
     text: str
+    #: id of the request that it is about; 0 for none
+    request_id: int = 0
 
 
-Action = ToClient | ToWorker | Recall | Control | CloseClient | Note
+Action = ToClient | ToWorker | Recall | Control | CloseClient | CloseWorker | Note
 
 
 class Outbox:

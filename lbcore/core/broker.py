@@ -15,7 +15,7 @@ import heapq
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from .actions import Action, CloseClient, Note, Outbox, Recall
+from .actions import Action, CloseClient, CloseWorker, Note, Outbox, Recall
 from .costs import TaskCost
 from .dispatch import dispatch
 from .errors import DeadlineExceeded, ProtocolError, WorkerLost
@@ -69,7 +69,7 @@ class Broker:
             for run in ledger.queue.remove(lambda run: run.client == number):
                 for request_id, _ in run.entries[run.start :]:
                     ledger.forget(request_id)
-        return []
+        return self._dispatched(now, Outbox())
 
     def client_data(self, number: int, data: bytes, now: float) -> list[Action]:
         """One read from a client.  A frame that breaks the protocol closes that client only."""
@@ -88,15 +88,20 @@ class Broker:
     def worker_data(self, number: int, data: bytes, now: float) -> list[Action]:
         """One read from a worker's request connection: answers, passed on in one piece per client.
 
-        A worker that breaks the protocol is treated as lost: the driver closes its connection.
-        Raises ``ProtocolError`` then, after which only ``worker_lost`` may be called for it.
+        A worker that breaks the protocol is lost at once; what it had answered before counts.
         """
         ledger = self.ledger
         outbox = Outbox()
-        data = ledger.buffers[number].join(data)
+        buffer = ledger.buffers.get(number)
+        if buffer is None:
+            return []
+        data = buffer.join(data)
         if data:
-            rest = read_replies(ledger, ledger.fleet.workers[number], data, now, outbox)
-            ledger.buffers[number].keep(rest)
+            try:
+                buffer.keep(read_replies(ledger, ledger.fleet.workers[number], data, now, outbox))
+            except ProtocolError as error:
+                outbox.add(CloseWorker(number, str(error)))
+                self._lose(ledger.fleet.workers[number], now, outbox)
         return self._dispatched(now, outbox)
 
     def worker_joined(self, number: int, hello: Mapping[str, Any], now: float) -> list[Action]:
@@ -135,9 +140,12 @@ class Broker:
         Only what it was running costs an attempt: its first ``concurrency`` requests, since workers
         begin them in order.  Those waiting behind are moved free of charge.
         """
-        ledger = self.ledger
-        worker = ledger.fleet.workers[number]
         outbox = Outbox()
+        self._lose(self.ledger.fleet.workers[number], now, outbox)
+        return self._dispatched(now, outbox)
+
+    def _lose(self, worker: Worker, now: float, outbox: Outbox) -> None:
+        ledger, number = self.ledger, worker.number
         ledger.buffers.pop(number, None)
         ledger.fleet.set_ready(worker, False)
         if worker.state is WorkerState.RUNNING:
@@ -147,7 +155,7 @@ class Broker:
         held = list(worker.inflight.items())
         worker.inflight.clear()
         worker.counts.clear()
-        worker.availability = 1.0
+        ledger.fleet.forget_report(worker)
         ledger.in_flight -= len(held)
         running, waiting = held[: worker.concurrency], held[worker.concurrency :]
         again = [entry for entry in running if self._may_retry(worker, entry, outbox)]
@@ -159,7 +167,6 @@ class Broker:
             text = f"{worker.name} lost with {len(held)} requests; sent to others: {len(again)} of"
             text += f" the {len(running)} it ran, {len(moved)} of the {len(waiting)} that waited"
             outbox.add(Note("WARNING", text))
-        return self._dispatched(now, outbox)
 
     def _may_retry(self, worker: Worker, entry: Entry, outbox: Outbox) -> bool:
         """Count the attempt that died; answer the request when it may not be tried again."""
@@ -188,13 +195,9 @@ class Broker:
         before, head_at = len(worker.inflight), worker.head_at
         entries: list[Entry] = []
         for request_id in ids:
-            frame = worker.inflight.pop(request_id, None)
+            frame = worker.inflight.pop(request_id, None) if isinstance(request_id, int) else None
             if frame is None:
                 continue
-            task = task_of(frame)
-            worker.counts[task] -= 1
-            if not worker.counts[task]:
-                del worker.counts[task]
             ledger.in_flight -= 1
             if request_id in ledger.answered:
                 ledger.answered.discard(request_id)
@@ -203,6 +206,7 @@ class Broker:
         ledger.requeue(entries)
         ledger.recalled.discard(number)
         if len(worker.inflight) != before:
+            worker.recount()
             settle(ledger, worker, before, now)
             # what runs there began when it began
             worker.head_at = head_at
@@ -215,7 +219,7 @@ class Broker:
         ledger = self.ledger
         worker = ledger.fleet.workers[number]
         if ledger.fleet.take_report(worker, report, now):
-            ledger.changed(worker, now)
+            ledger.changed(worker, now, keep_place=True)
         return []
 
     def fleet_reported(self, workers: Iterable[Mapping[str, Any]], now: float) -> list[Action]:
@@ -232,6 +236,9 @@ class Broker:
                 worker.state = WorkerState(state)
             if "wall_s" in view:
                 self.worker_report(worker.number, view, now)
+            if worker.availability < 1.0:
+                # its last report has aged since
+                self.ledger.changed(worker, now, keep_place=True)
         return []
 
     # ---- time ----------------------------------------------------------------------------------
@@ -251,8 +258,8 @@ class Broker:
         ledger = self.ledger
         outbox = Outbox()
         while ledger.deadlines and ledger.deadlines[0][0] <= now:
-            _, request_id = heapq.heappop(ledger.deadlines)
-            if request_id in ledger.timed:
+            at, request_id = heapq.heappop(ledger.deadlines)
+            if ledger.timed.get(request_id) == at:
                 self._expire(request_id, outbox)
         if ledger.loaded and ledger.stall_at <= now:
             ledger.stall_at = now + STALL_CHECK_S
@@ -271,19 +278,19 @@ class Broker:
         """A deadline passed.  Waiting: it never runs.  Running: its answer will not be passed
         on."""
         ledger = self.ledger
-        task = 0
-        if not ledger.queue.remove_request(request_id):
+        entry = ledger.queue.remove_request(request_id)
+        frame = entry[1] if entry is not None else None
+        if frame is None:
             for worker in ledger.fleet.workers:
                 frame = worker.inflight.get(request_id)
                 if frame is not None:
-                    task = task_of(frame)
                     break
             else:
                 ledger.forget(request_id)
                 return
             ledger.answered.add(request_id)
         error = DeadlineExceeded("the deadline passed before the request was done")
-        ledger.answer(request_id, task, error, outbox)
+        ledger.answer(request_id, task_of(frame), error, outbox)
 
     # ---- stopping ------------------------------------------------------------------------------
 

@@ -17,6 +17,8 @@ REPORT_FADE_S: Final = 0.5
 REPORT_AGE_MAX_S: Final = 2.0
 #: even a starved worker gets a little
 AVAILABILITY_MIN: Final = 0.1
+#: no machine has more cores, and no worker more threads that wait for one
+CORES_MAX: Final = 4096
 #: a report over less time, or with less CPU than this share of it, says nothing about waiting
 INTERVAL_MIN_S: Final = 0.05
 BUSY_SHARE_MIN: Final = 0.05
@@ -56,9 +58,11 @@ def read_report(message: Mapping[str, Any]) -> Report | None:
         return None
     at, wall_s, cpu_s, busy_s = (float(figure) for figure in figures)  # type: ignore[arg-type]
     delay_s, cores, rss_bytes = (message.get(key) for key in ("delay_s", "cores", "rss_bytes"))
-    if not (delay_s is None or _is_amount(delay_s)) or wall_s == 0.0:
+    if not (delay_s is None or _is_amount(delay_s)) or wall_s < INTERVAL_MIN_S:
         return None
-    if not isinstance(cores, int) or not 1 <= cores <= 4096:
+    if not isinstance(cores, int) or not 1 <= cores <= CORES_MAX:
+        return None
+    if max(cpu_s, busy_s, delay_s or 0.0) > CORES_MAX * wall_s:
         return None
     return Report(
         at, wall_s, cpu_s, delay_s, cores, busy_s, rss_bytes if isinstance(rss_bytes, int) else None
@@ -75,15 +79,31 @@ class CoreUse:
     def __init__(self) -> None:
         self._demand: dict[int, float] = {}
         self._cpu: dict[int, float] = {}
+        #: worker number -> the cores it counts on, and its demand and CPU on each of them
+        self._placed: dict[int, tuple[list[int], float, float]] = {}
 
-    def move(self, cores: Iterable[int], demand: float, cpu: float) -> tuple[float, float]:
-        """A worker on these cores changed by so much; returns all our demand and CPU there."""
+    def place(
+        self, worker: int, cores: Iterable[int], demand: float, cpu: float
+    ) -> tuple[float, float]:
+        """A worker asks for and uses so much of these cores; returns all our demand and CPU there.
+
+        What the same worker was said to do before no longer counts.
+        """
+        self.remove(worker)
         cores = list(cores)
-        share = 1.0 / len(cores)
+        demand, cpu = demand / len(cores), cpu / len(cores)
+        self._placed[worker] = cores, demand, cpu
         for core in cores:
-            self._demand[core] = max(0.0, self._demand.get(core, 0.0) + demand * share)
-            self._cpu[core] = max(0.0, self._cpu.get(core, 0.0) + cpu * share)
+            self._demand[core] = self._demand.get(core, 0.0) + demand
+            self._cpu[core] = self._cpu.get(core, 0.0) + cpu
         return sum(self._demand[core] for core in cores), sum(self._cpu[core] for core in cores)
+
+    def remove(self, worker: int) -> None:
+        """That worker does nothing any more."""
+        cores, demand, cpu = self._placed.pop(worker, ([], 0.0, 0.0))
+        for core in cores:
+            self._demand[core] = max(0.0, self._demand[core] - demand)
+            self._cpu[core] = max(0.0, self._cpu[core] - cpu)
 
 
 def availability_measured(

@@ -30,6 +30,9 @@ SURPRISE_MAX: Final = 2.5
 LOG_SPEED_BOUND: Final = math.log(20.0)
 #: shorter service times say more about scheduling than about the worker
 SPEED_SAMPLE_S: Final = 0.001
+#: how far the learned speeds of equal workers spread, per standard deviation of a task's log-times
+NOISE_PER_DEVIATION: Final = 0.5
+NOISE_MAX: Final = 0.25
 #: a clock cannot tell less than this from nothing
 SERVICE_MIN_S: Final = 1e-7
 
@@ -41,7 +44,7 @@ class TaskCost:
     a task is what it is expected to take, in seconds, where nothing better is known).
     """
 
-    __slots__ = ("count", "cpu_share", "log_cost", "mean_s", "variance")
+    __slots__ = ("count", "cpu_share", "log_cost", "mean_s", "noise", "variance")
 
     def __init__(self, declared_s: float) -> None:
         #: mean seconds on a worker of speed 1 (``c_k``)
@@ -50,6 +53,8 @@ class TaskCost:
         self.log_cost = math.log(self.mean_s)
         #: mean squared surprise of a sample, in logs (``q_k``)
         self.variance = 0.0
+        #: learned speeds that differ by less than this part may well be equal
+        self.noise = 0.0
         #: CPU time / wall time where nothing else wants the core (``f_k``)
         self.cpu_share = 1.0
         #: successes seen
@@ -77,6 +82,7 @@ class TaskCost:
             self.cpu_share += step * (uncontended - self.cpu_share)
         share = self.cpu_share
         sample_s = service_s / (1.0 - share + share / (speed * availability))
+        sample_s = max(sample_s, SERVICE_MIN_S)
         if self.count == 0:
             self.mean_s = sample_s
             self.log_cost = math.log(sample_s)
@@ -87,13 +93,15 @@ class TaskCost:
         trust = 1.0 / (1.0 + 10.0 * self.variance)
         rate = LEARN_RATE if count == 1 else 1.0 - (1.0 - LEARN_RATE) ** count
         self.variance += rate * (surprise * surprise - self.variance)
+        self.noise = min(NOISE_MAX, NOISE_PER_DEVIATION * math.sqrt(self.variance))
         self.log_cost += rate * trust * surprise
         cost_rate = max(COST_RATE_MIN, COST_RATE * trust)
         if self.count < 1.0 / cost_rate:
             cost_rate = 1.0 / (self.count + 1)
         elif count > 1:
             cost_rate = 1.0 - (1.0 - cost_rate) ** count
-        self.mean_s += cost_rate * (sample_s - self.mean_s)
+        # at a rate of 1 the difference of very unequal numbers may round to nothing
+        self.mean_s = max(SERVICE_MIN_S, self.mean_s + cost_rate * (sample_s - self.mean_s))
         self.count += count
         if share <= 0.5 or service_s < SPEED_SAMPLE_S:
             return 0.0

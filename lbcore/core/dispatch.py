@@ -9,6 +9,7 @@ from typing import Final
 
 from .actions import Note, Outbox
 from .fleet import Worker
+from .frames import SEQUENCE_BITS
 from .journal import worker_views
 from .ledger import STALL_CHECK_S, Ledger
 from .queue import Entry
@@ -35,6 +36,9 @@ def dispatch(ledger: Ledger, now: float, outbox: Outbox) -> None:
     room takes the next, so that none idles beside a queue.
     """
     policy, fleet, queue = ledger.policy, ledger.fleet, ledger.queue
+    if not fleet.ready:
+        ledger.hold_until = None
+        return
     reserved: list[Worker] = []
     index = offset = held = skipped = 0
     while (run := queue.run_at(index)) is not None and skipped < SKIP_MAX:
@@ -48,7 +52,7 @@ def dispatch(ledger: Ledger, now: float, outbox: Outbox) -> None:
             if worker is not None and not room and fleet.free_count:
                 if held < min(HELD_MAX, int(cost_s / HOLD_COST_S)):
                     worker.virtual_s += worker.service_s(task, now)
-                    policy.changed(worker, now)
+                    policy.changed(worker, now, keep_place=True)
                     reserved.append(worker)
                     held += 1
                     index, offset = (index, offset + 1) if offset + 1 < run.left else (index + 1, 0)
@@ -75,7 +79,7 @@ def dispatch(ledger: Ledger, now: float, outbox: Outbox) -> None:
     for worker in reserved:
         if worker.virtual_s:
             worker.virtual_s = 0.0
-            policy.changed(worker, now)
+            policy.changed(worker, now, keep_place=True)
 
 
 def _record(
@@ -96,7 +100,7 @@ def _record(
     }
     note = ledger.journal.record(facts, entries, worker, views, now)
     if note is not None:
-        outbox.add(Note("DEBUG", note))
+        outbox.add(Note("DEBUG", note, entries[0][0]))
 
 
 def _send(
@@ -110,6 +114,10 @@ def _send(
     added = len(inflight) - before
     worker.counts[task] = worker.counts.get(task, 0) + added
     ledger.in_flight += added
+    if added != len(entries):
+        # a client used an id twice: one answer to both is all it gets
+        worker.recount()
+        ledger.take_off(entries[0][0] >> SEQUENCE_BITS, len(entries) - added)
     if before < worker.concurrency <= before + added:
         ledger.fleet.free_count -= 1
     if before + added > worker.concurrency and ledger.policy.late_binding:

@@ -67,7 +67,6 @@ class Worker:
         "counts",
         "cpu",
         "cpu_at",
-        "demand",
         "done_at",
         "failed",
         "failures_in_row",
@@ -80,6 +79,7 @@ class Worker:
         "name",
         "number",
         "pid",
+        "place",
         "position",
         "restarts",
         "rss_bytes",
@@ -132,8 +132,6 @@ class Worker:
         #: cores' worth of CPU it used (with children), when last reported, and when that was
         self.cpu = 0.0
         self.cpu_at = -math.inf
-        #: cores' worth of CPU it asked for: used plus waited
-        self.demand = 0.0
         #: numbers of the tasks it can run
         self.tasks: frozenset[int] = frozenset()
         #: place in ``fleet.ready``, -1 when not in it
@@ -142,6 +140,8 @@ class Worker:
         self.speed_class = 0
         #: version of the policy's entry for this worker; older entries are stale
         self.stamp = 0
+        #: of two equal workers the policy takes the one of the smaller place
+        self.place = 0
         self._effective_speed = 1.0
         self._speed_version = -1
         self._speed_until = 0.0
@@ -183,6 +183,13 @@ class Worker:
         """Expected seconds of one request of that task here."""
         return self.fleet.costs[task].service_s(self.effective_speed(now))
 
+    def recount(self) -> None:
+        """Count ``inflight`` by task anew."""
+        self.counts = {}
+        for frame in self.inflight.values():
+            task = frame[6] | frame[7] << 8
+            self.counts[task] = self.counts.get(task, 0) + 1
+
     def refresh(self, now: float) -> None:
         """Work out ``done_at`` again, after anything about the worker changed."""
         inflight = self.inflight
@@ -206,6 +213,8 @@ class Worker:
             # time until a slot frees: the work there is, spread over the slots
             waiting = max(0.0, total / self.concurrency - running)
             if len(inflight) < self.concurrency:
+                # a slot is free: what the others do delays nobody
+                self.running_s = 0.0
                 self.done_at = self.ghost_until
                 return
         self.done_at = max(self.head_at + running + waiting, self.ghost_until)
@@ -351,13 +360,14 @@ class Fleet:
         report = read_report(message)
         if report is None or report.at <= worker.cpu_at or report.at > now + 1.0:
             return False
+        if worker.position < 0:
+            # what a worker does that takes no work is nobody's business
+            return False
         if report.rss_bytes is not None:
             worker.rss_bytes = report.rss_bytes
         cores = worker.config.cpus or range(report.cores)
-        own_demand, own_cpu = self._cores.move(
-            cores, report.demand - worker.demand, report.cpu - worker.cpu
-        )
-        worker.cpu, worker.cpu_at, worker.demand = report.cpu, report.at, report.demand
+        own_demand, own_cpu = self._cores.place(worker.number, cores, report.demand, report.cpu)
+        worker.cpu, worker.cpu_at = report.cpu, report.at
         measured = availability_measured(
             wall_s=report.wall_s,
             cpu_s=report.cpu_s,
@@ -375,3 +385,9 @@ class Fleet:
             if worker.availability > 0.99:
                 worker.availability = 1.0
         return True
+
+    def forget_report(self, worker: Worker) -> None:
+        """What a worker reported no longer holds: it is gone."""
+        self._cores.remove(worker.number)
+        worker.cpu, worker.availability = 0.0, 1.0
+        self.speed_version += 1

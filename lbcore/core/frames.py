@@ -105,7 +105,8 @@ def decode_body(body: bytes) -> Any:
     """The msgpack value of a control frame.  Raises ``ProtocolError`` when it is not one."""
     try:
         return _decoder.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        # text that is not UTF-8 is a ValueError
         raise ProtocolError(f"body is not valid msgpack: {error}") from None
 
 

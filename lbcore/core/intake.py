@@ -5,6 +5,8 @@ Called by ``broker`` for each read; works on the ``Ledger``.
 
 from __future__ import annotations
 
+from typing import Final
+
 from .actions import Control, Outbox
 from .errors import (
     BadRequest,
@@ -18,6 +20,10 @@ from .errors import (
 from .frames import HEADER_BYTES, REQUEST_HEADER, REQUEST_SCAN, SEQUENCE_BITS, Flag, Kind
 from .ledger import ClientRecord, Ledger
 from .queue import Entry, Run
+from .queue import frame_bytes as size_of
+
+#: a client that is told to come back is not told to come back at once
+RETRY_AFTER_MIN_S: Final = 0.001
 
 _REQUEST = int(Kind.REQUEST)
 _CONTROL = int(Kind.CONTROL)
@@ -116,14 +122,13 @@ def _admit(
         error: RequestError = UnknownTask(f"no running worker has task number {task}")
     elif ledger.draining:
         error = ShuttingDown("the system is stopping and accepts no new requests")
-    elif (
-        queue.count + len(entries) > limits.queue or queue.bytes + frame_bytes > limits.queue_bytes
-    ):
-        error = Busy(
-            f"{queue.count} requests wait already (limits.queue: {limits.queue})",
-            retry_after_s=round(ledger.backlog_s(now), 3),
-        )
     else:
+        too_many = queue.count + len(entries) > limits.queue
+        if too_many or queue.bytes + frame_bytes > limits.queue_bytes:
+            entries = _refuse_excess(ledger, client, task, entries, now, outbox)
+            frame_bytes = size_of(entries)
+        if not entries:
+            return False
         queue.append(Run(client.number, task, entries, explain), frame_bytes)
         client.in_flight += len(entries)
         client.accepted += len(entries)
@@ -131,3 +136,28 @@ def _admit(
         return True
     ledger.refuse(client, entries, task, error, outbox)
     return False
+
+
+def _refuse_excess(
+    ledger: Ledger,
+    client: ClientRecord,
+    task: int,
+    entries: list[Entry],
+    now: float,
+    outbox: Outbox,
+) -> list[Entry]:
+    """Answer ``Busy`` to the requests that the queue has no room for; returns those before them."""
+    limits, queue = ledger.limits, ledger.queue
+    fitting, bytes_left = 0, limits.queue_bytes - queue.bytes
+    for _, frame in entries[: max(0, limits.queue - queue.count)]:
+        bytes_left -= len(frame)
+        if bytes_left < 0:
+            break
+        fitting += 1
+    error = Busy(
+        f"{queue.count + fitting} requests wait already (limits.queue: {limits.queue}, "
+        f"limits.queue_bytes: {limits.queue_bytes})",
+        retry_after_s=max(RETRY_AFTER_MIN_S, round(ledger.backlog_s(now), 3)),
+    )
+    ledger.refuse(client, entries[fitting:], task, error, outbox)
+    return entries[:fitting]

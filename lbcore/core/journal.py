@@ -1,7 +1,8 @@
 """Why a worker was chosen: the numbers of every worker at the moment of a choice.
 
 Taking them down costs a look at each worker, so it is done for requests that ask for it, for all
-requests long enough that it does not matter, and otherwise for a choice now and then.
+requests long enough that it does not matter, and otherwise for a choice now and then; in a large
+fleet only for those that ask.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ if TYPE_CHECKING:
     from .policies.base import Policy
     from .queue import Entry
 
-#: decisions kept
-DECISIONS_KEPT: Final = 1024
-#: tasks at least this long have every choice recorded, as long as the fleet is small
-RECORD_COST_S: Final = 0.005
+#: decisions kept, and the most workers' numbers that they hold in all
+DECISIONS_KEPT: Final = 1000
+VIEWS_KEPT: Final = 20_000
+#: in a fleet of at most so many workers choices are recorded without having been asked for:
 RECORD_WORKERS_MAX: Final = 64
-#: otherwise one choice in this time
+#: every one for tasks at least this long,
+RECORD_COST_S: Final = 0.005
+#: one in this time for others
 RECORD_EVERY_S: Final = 0.2
 
 
@@ -34,17 +37,17 @@ class Journal:
     """The last decisions, newest last."""
 
     def __init__(self) -> None:
-        self.decisions: deque[dict[str, Any]] = deque(maxlen=DECISIONS_KEPT)
+        self.decisions: deque[dict[str, Any]] = deque()
         #: record every choice and describe it in a line (log level DEBUG)
         self.trace = False
         self._next_at = 0.0
 
     def due(self, cost_s: float, workers: int, now: float) -> bool:
         """Whether the next choice should be recorded."""
-        if self.trace or (cost_s >= RECORD_COST_S and workers <= RECORD_WORKERS_MAX):
-            return True
-        if now < self._next_at:
+        if now < self._next_at and cost_s < RECORD_COST_S and not self.trace:
             return False
+        if workers > RECORD_WORKERS_MAX:
+            return self.trace
         self._next_at = now + RECORD_EVERY_S
         return True
 
@@ -71,6 +74,9 @@ class Journal:
                 "workers": views,
             }
         )
+        kept = max(1, min(DECISIONS_KEPT, VIEWS_KEPT // len(views)))
+        while len(self.decisions) > kept:
+            self.decisions.popleft()
         if not self.trace:
             return None
         loads = " ".join(f"{view['name']}={view['load']:.6f}" for view in views)

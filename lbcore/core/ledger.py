@@ -92,11 +92,21 @@ class Ledger:
         """Remember that a request must be answered by then."""
         self.timed[request_id] = at
         heapq.heappush(self.deadlines, (at, request_id))
+        if len(self.deadlines) > 1024 + 2 * len(self.timed):
+            # most of these requests are answered; they would stay until their deadlines pass
+            self.deadlines = [(at, request_id) for request_id, at in self.timed.items()]
+            heapq.heapify(self.deadlines)
 
     def forget(self, request_id: int) -> None:
         """Drop what the side tables hold of a request that leaves."""
         self.attempts.pop(request_id, None)
         self.timed.pop(request_id, None)
+
+    def take_off(self, number: int, count: int) -> None:
+        """A client will get ``count`` answers less."""
+        client = self.clients.get(number)
+        if client is not None:
+            client.in_flight -= count
 
     def pass_on(self, number: int, data: bytes, count: int, outbox: Outbox) -> None:
         """Give a client ``count`` answers; nothing happens when it is gone."""
@@ -136,16 +146,17 @@ class Ledger:
                 self.forget(request_id)
                 continue
             explain = bool(frame[5] & Flag.EXPLAIN)
-            if runs and runs[-1].client == client and runs[-1].task == task and not explain:
-                runs[-1].add((request_id, frame))
+            last = runs[-1] if runs else None
+            if last and (last.client, last.task, last.explain) == (client, task, explain):
+                last.add((request_id, frame))
             else:
                 runs.append(Run(client, task, [(request_id, frame)], explain))
         self.queue.push_front(runs)
 
-    def changed(self, worker: Worker, now: float) -> None:
+    def changed(self, worker: Worker, now: float, keep_place: bool = False) -> None:
         """Work out a worker's load again and tell the policy."""
         worker.refresh(now)
-        self.policy.changed(worker, now)
+        self.policy.changed(worker, now, keep_place)
 
     def backlog_s(self, now: float) -> float:
         """Expected seconds until a request sent now would begin, were all workers equal."""

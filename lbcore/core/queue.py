@@ -105,13 +105,15 @@ class RequestQueue:
                 self.bytes -= frame_bytes(run.waiting())
         return removed
 
-    def remove_request(self, request_id: int) -> bool:
-        """Remove one waiting request; False when it does not wait here.  Looks at every run."""
+    def remove_request(self, request_id: int) -> Entry | None:
+        """Remove and return one waiting request; None when it does not wait here.
+
+        Looks at every run of its client.
+        """
         for index, run in enumerate(self._runs):
             if run.client != request_id >> 32:
                 continue
             for offset in range(run.left):
                 if run.entries[run.start + offset][0] == request_id:
-                    self.take(index, offset, 1)
-                    return True
-        return False
+                    return self.take(index, offset, 1)[0]
+        return None

@@ -52,7 +52,9 @@ def read_replies(ledger: Ledger, worker: Worker, data: bytes, now: float, outbox
         if known is None or (unusual and _settled(ledger, request_id)):
             # an answer nobody waits for: cut it out of what is passed on
             ledger.pass_on(client, data[segment:offset], count - segment_begin, outbox)
-            count += known is not None
+            if known is not None:
+                count += 1
+                seconds += service_s
             segment, segment_begin, client = stop, count, -1
         else:
             if request_id >> SEQUENCE_BITS != client:
@@ -95,21 +97,24 @@ def _book(
     left = worker.counts.get(task, 0) - count
     if left > 0:
         worker.counts[task] = left
+    elif left == 0:
+        del worker.counts[task]
     else:
-        worker.counts.pop(task, None)
+        # answers that name another task than their requests did are not learned from
+        worker.recount()
     ledger.in_flight -= count
     mean_s = seconds / count
     if status:
         ledger.failed += count
         worker.failed += count
-        if status == Status.TASK_ERROR:
+        if status == Status.TASK_ERROR and left >= 0:
             _suspect(ledger, worker, task, count, mean_s, now)
         return
     ledger.completed += count
     worker.completed += count
     worker.successes += count
     worker.failures_in_row = 0
-    if 0.0 <= mean_s < SERVICE_MAX_S:
+    if 0.0 <= mean_s < SERVICE_MAX_S and left >= 0:
         cpu = tail >> 16
         cpu_share = -1.0 if cpu == CPU_UNKNOWN else cpu / CPU_SCALE
         ledger.fleet.learn(worker, task, seconds, count, cpu_share, now)
@@ -121,9 +126,10 @@ def _suspect(
     """A worker that fails everything fast is not idle: what it skipped still counts as work."""
     worker.failures_in_row += count
     if worker.failures_in_row >= FAILURES_SUSPECT and ledger.fleet.costs[task].count:
-        expected_s = worker.service_s(task, now)
-        if expected_s > service_s:
-            worker.ghost_until = max(worker.ghost_until, now + expected_s - service_s)
+        skipped_s = count * (worker.service_s(task, now) - max(0.0, service_s))
+        if skipped_s > 0.0:
+            until = now + skipped_s / worker.concurrency
+            worker.ghost_until = max(worker.ghost_until, until)
 
 
 def settle(ledger: Ledger, worker: Worker, before: int, now: float) -> None:

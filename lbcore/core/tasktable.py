@@ -51,15 +51,22 @@ class TaskTable:
         A newer description of a known task replaces the older one.  Raises ``ProtocolError`` when a
         description has no name, or when there are too many tasks.
         """
-        numbers = set()
+        new = set()
         for spec in specs:
-            name = spec.get("name")
+            name, aliases = spec.get("name"), spec.get("aliases", ())
             if not isinstance(name, str) or not name:
                 raise ProtocolError("a worker described a task without a name")
+            if not isinstance(aliases, list | tuple):
+                raise ProtocolError(f"the aliases of task {name!r:.100} are not a list")
+            new.add(name)
+        # nothing is taken in unless all of it can be
+        if len(self.specs) + len(new - self.numbers.keys()) > TASKS_MAX:
+            raise ProtocolError(f"more than {TASKS_MAX} tasks")
+        numbers = set()
+        for spec in specs:
+            name = str(spec["name"])
             number = self.numbers.get(name)
             if number is None:
-                if len(self.specs) >= TASKS_MAX:
-                    raise ProtocolError(f"more than {TASKS_MAX} tasks")
                 number = len(self.specs)
                 self.specs.append(dict(spec))
                 self.version += 1

@@ -54,7 +54,8 @@ class WorkerQueue:
 
     def connected(self, frame_bytes_max: int) -> None:
         """A broker connected anew: what an earlier one sent and did not begin is no longer ours."""
-        self.waiting.clear()
+        # not emptied but replaced: a thread that took a request can tell which connection's it was
+        self.waiting = deque()
         self._buffer = FrameBuffer(frame_bytes_max)
 
     def feed(self, data: bytes) -> bool:

@@ -87,6 +87,8 @@ class ClientConnection(asyncio.Protocol):
         if kind != Kind.HELLO:
             raise ProtocolError("the first frame is no HELLO of lb's protocol")
         size = int.from_bytes(data[:4], "little")
+        if size > HELLO_BYTES_MAX:
+            raise ProtocolError(f"a greeting of {size} bytes; the limit is {HELLO_BYTES_MAX}")
         frame_bytes = 24 + size
         if len(data) < frame_bytes or len(data) < 24:
             handshake.keep(data)

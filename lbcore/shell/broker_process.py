@@ -8,6 +8,7 @@ to every worker and stays connected.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import random
@@ -20,7 +21,16 @@ from typing import Any, Final
 import msgspec
 import uvloop
 
-from lbcore.core.actions import Action, CloseClient, Control, Note, Recall, ToClient, ToWorker
+from lbcore.core.actions import (
+    Action,
+    CloseClient,
+    CloseWorker,
+    Control,
+    Note,
+    Recall,
+    ToClient,
+    ToWorker,
+)
 from lbcore.core.broker import Broker
 from lbcore.core.errors import ProtocolError
 from lbcore.core.frames import Kind, control_frame, decode_body
@@ -58,6 +68,7 @@ class BrokerServer:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._stopping: asyncio.Future[int] | None = None
+        self._has_worker = asyncio.Event()
         self._ready = False
         self._patient = True
         self._drained = False
@@ -75,14 +86,17 @@ class BrokerServer:
         reader, self._leash_writer = await asyncio.open_connection(sock=self._leash)
         if listener.family == socket.AF_UNIX:
             server: asyncio.Server = await loop.create_unix_server(
-                lambda: ClientConnection(self), sock=listener
+                lambda: ClientConnection(self), sock=listener, start_serving=False
             )
         else:
-            server = await loop.create_server(lambda: ClientConnection(self), sock=listener)
+            server = await loop.create_server(
+                lambda: ClientConnection(self), sock=listener, start_serving=False
+            )
         chores = [
             loop.create_task(self._obey(reader)),
             loop.create_task(self._report()),
             *(loop.create_task(link.keep_connected()) for link in self.links),
+            loop.create_task(self._serve(server)),
         ]
         loop.call_later(READY_PATIENCE_S, self._lose_patience)
         self.logger.info(f"listening on {self.topology.broker}, policy {self.topology.policy.name}")
@@ -102,6 +116,15 @@ class BrokerServer:
         await asyncio.sleep(0)
         self.logger.info("stopped")
         return code
+
+    async def _serve(self, server: asyncio.Server) -> None:
+        """Accept clients, once there is a worker: before that nobody knows a task.
+
+        They wait in the listener's backlog, though not longer than for a status that explains why.
+        """
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._has_worker.wait(), READY_PATIENCE_S)
+        await server.start_serving()
 
     def stop(self) -> None:
         """End ``run``."""
@@ -136,10 +159,13 @@ class BrokerServer:
                 connection = self.clients.get(number)
                 if connection is not None:
                     connection.refuse(reason)
+            case CloseWorker(worker=number, reason=reason):
+                self.logger.error("{}", reason)
+                self.links[number].close()
             case Recall(worker=number):
                 self.links[number].recall()
-            case Note(level=level, text=text):
-                self.logger.log(level, "{}", text)
+            case Note(level=level, text=text, request_id=request_id):
+                self.logger.bind(request=request_id).log(level, "{}", text)
             case _:
                 raise TypeError(action)
 
@@ -178,6 +204,8 @@ class BrokerServer:
     def worker_joined(self) -> None:
         """A worker is connected; the system is ready when all of them are, or late, with some."""
         joined = sum(link.joined for link in self.links)
+        if joined:
+            self._has_worker.set()
         if not self._ready and (joined == len(self.links) or (joined and not self._patient)):
             self._ready = True
             self.tell({"event": "ready"})

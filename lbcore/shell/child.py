@@ -123,6 +123,8 @@ def replace_standard_streams(output: int) -> None:
     os.dup2(nothing, 0)
     for descriptor in (1, 2):
         os.dup2(output if output >= 0 else nothing, descriptor)
+    # multiprocessing gave it another descriptor, which is about to be closed
+    sys.stdin = os.fdopen(0, closefd=False)
 
 
 def close_descriptors(keep: Collection[int]) -> None:

@@ -23,6 +23,8 @@ class Guard:
     def __init__(self) -> None:
         self._process: ForkProcess | None = None
         self._pipe = -1
+        #: what a guard has to know; a new one is born with it
+        self._groups: set[int] = set()
 
     @property
     def pid(self) -> int | None:
@@ -34,16 +36,18 @@ class Guard:
         reader, self._pipe = os.pipe()
         os.set_blocking(self._pipe, False)
         try:
-            self._process = forked("guard", _run, (reader, release))
+            self._process = forked("guard", _run, (reader, release, self._groups))
         finally:
             os.close(reader)
 
     def add(self, group: int) -> None:
         """This process group has to end when the supervisor does."""
+        self._groups.add(group)
         self._tell(f"+{group}\n")
 
     def remove(self, group: int) -> None:
         """This group is gone; its number may soon be somebody else's."""
+        self._groups.discard(group)
         self._tell(f"-{group}\n")
 
     def _tell(self, line: str) -> None:
@@ -69,7 +73,7 @@ class Guard:
             self._process = None
 
 
-def _run(reader: int, release: Callable[[], None]) -> None:
+def _run(reader: int, release: Callable[[], None], groups: set[int]) -> None:
     os.setsid()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
@@ -77,7 +81,6 @@ def _run(reader: int, release: Callable[[], None]) -> None:
     replace_standard_streams(-1)
     close_descriptors({0, 1, 2, reader})
     set_short_name("lb-guard")
-    groups: set[int] = set()
     with open(reader) as lines:
         for line in lines:
             group = int(line[1:])

@@ -174,46 +174,27 @@ def last_entries(tails: Sequence[Tail], count: int | None, keep: Keep) -> Iterat
     if count is None:
         return _merge([tail.oldest_first() for tail in tails], keep)
     # reversed, like the result in the end: of equal moments the first tail's comes first
-    histories = [
-        _with_falling_keys(filter(_kept(keep), tail.newest_first())) for tail in reversed(tails)
-    ]
-    merged = heapq.merge(*histories, key=_key, reverse=True)
-    return reversed([entry for _, entry in islice(merged, count)])
+    sources = [filter(_kept(keep), tail.newest_first()) for tail in reversed(tails)]
+    newest = list(islice(heapq.merge(*sources, key=_moment, reverse=True), count))
+    return reversed(newest)
 
 
 def new_entries(tails: Sequence[Tail], keep: Keep) -> Iterator[Entry]:
     """What was added to all tails since the last call and passes ``keep``, oldest first."""
-    return _merge([iter(tail.read()) for tail in tails], keep)
+    return _merge([tail.read() for tail in tails], keep)
 
 
-def _merge(sources: Iterable[Iterator[Entry]], keep: Keep) -> Iterator[Entry]:
-    keyed = [_with_rising_keys(filter(_kept(keep), source)) for source in sources]
-    return (entry for _, entry in heapq.merge(*keyed, key=_key))
+def _merge(sources: Iterable[Iterable[Entry]], keep: Keep) -> Iterator[Entry]:
+    # merging keeps the order of each source, so a clock that was set back reorders no file
+    return heapq.merge(*(filter(_kept(keep), source) for source in sources), key=_moment)
 
 
-def _key(pair: tuple[float, Entry]) -> float:
-    return pair[0]
+def _moment(entry: Entry) -> datetime:
+    return entry.line.time
 
 
 def _kept(keep: Keep) -> Callable[[Entry], bool]:
     return lambda entry: keep(entry.line)
-
-
-# A clock that was set back must not reorder the lines of one file: keys only rise, or only fall.
-
-
-def _with_rising_keys(entries: Iterator[Entry]) -> Iterator[tuple[float, Entry]]:
-    latest = 0.0
-    for entry in entries:
-        latest = max(latest, entry.line.time.timestamp())
-        yield latest, entry
-
-
-def _with_falling_keys(entries: Iterator[Entry]) -> Iterator[tuple[float, Entry]]:
-    earliest = float("inf")
-    for entry in entries:
-        earliest = min(earliest, entry.line.time.timestamp())
-        yield earliest, entry
 
 
 def _group(rows: Iterable[str], process: str, last: LogLine | None = None) -> Iterator[Entry]:

@@ -307,7 +307,8 @@ class Supervisor:
             if death.lost_request is not None:
                 cause += f" while it ran request {request_text(death.lost_request)}"
             story = f"pid {death.pid} ended: {cause}, up {death.up_s:.1f} s, peak memory "
-            self._log("INFO", process.plan.name, f"{story}{death.peak_rss_bytes >> 20} MiB")
+            text = f"{story}{death.peak_rss_bytes >> 20} MiB"
+            self._log("INFO", process.plan.name, text, death.lost_request or 0)
             self._handle(ChildDied(name=process.plan.name, cause=cause))
         if not self._guard.is_alive():
             self._renew_guard()
@@ -335,8 +336,6 @@ class Supervisor:
             self._guard.start(self._release_all)
         except OSError as error:
             self._log("ERROR", "", f"no guard: {error.strerror}")
-        for pid in self._crew.pids():
-            self._guard.add(pid)
 
     # -- telling others ------------------------------------------------------------------------
 
@@ -367,8 +366,9 @@ class Supervisor:
         self._log(level, name, text)
         self._observer.show_note(level, f"{name}: {text}" if name else text)
 
-    def _log(self, level: str, name: str, text: str) -> None:
-        self._logger.log(level, "{}", f"{name}: {text}" if name else text)
+    def _log(self, level: str, name: str, text: str, request: int = 0) -> None:
+        line = f"{name}: {text}" if name else text
+        self._logger.bind(request=request).log(level, "{}", line)
 
     def _clean_up(self) -> None:
         """Leave no process and no file, whatever happened before."""

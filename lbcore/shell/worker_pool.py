@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 
 from . import logs
-from .tasks import encode_result
 
 if TYPE_CHECKING:
+    from collections import deque
+
     from lbcore.core.worker import Request
 
     from .worker_process import WorkerServer
@@ -58,25 +59,26 @@ class Pool:
 
     def _work(self) -> None:
         server = self._server
-        take, next_token = server.queue.waiting.popleft, self._tokens.get
+        next_token = self._tokens.get
         while True:
             next_token()
             with self._changed:
                 self._busy += 1
+            waiting = server.queue.waiting
             try:
-                request = take()
+                request = waiting.popleft()
             except IndexError:
                 self._done()  # it was taken back
                 continue
             task = server.numbered.get(request[1])
             if task is not None and task.is_async:
                 finished = asyncio.run_coroutine_threadsafe(
-                    self._run_coroutine(request), self._event_loop()
+                    self._run_coroutine(waiting, request), self._event_loop()
                 )
                 # the slot stays taken: the loop shares them with the threads
                 finished.result()
             else:
-                self._run(request)
+                self._run(waiting, request)
             self._done()
 
     def _done(self) -> None:
@@ -85,19 +87,20 @@ class Pool:
             if not self._busy:
                 self._changed.notify_all()
 
-    def _run(self, request: Request) -> None:
+    def _run(self, waiting: deque[Request], request: Request) -> None:
         server = self._server
         request_id, number, body = request
         status, begin, cpu_begin = 0, perf_counter(), thread_time()
         with logs.request_context(request_id):
             try:
                 task = server.numbered[number]
-                payload = encode_result(task.run(body), task.name)
+                payload = server.encode(task.run(body), number)
             except BaseException as error:
                 status, payload = server.failure(number, error)
-        self._answer(request, status, payload, begin, thread_time() - cpu_begin)
+        cpu_s = thread_time() - cpu_begin
+        server.answer(waiting, request, status, payload, perf_counter() - begin, cpu_s)
 
-    async def _run_coroutine(self, request: Request) -> None:
+    async def _run_coroutine(self, waiting: deque[Request], request: Request) -> None:
         server = self._server
         request_id, number, body = request
         status, begin = 0, perf_counter()
@@ -105,17 +108,10 @@ class Pool:
             try:
                 task = server.numbered[number]
                 value: Any = await task.run_async(body)
-                payload = encode_result(value, task.name)
+                payload = server.encode(value, number)
             except BaseException as error:
                 status, payload = server.failure(number, error)
-        self._answer(request, status, payload, begin, 0.0)
-
-    def _answer(
-        self, request: Request, status: int, payload: bytes, begin: float, cpu_s: float
-    ) -> None:
-        server, end = self._server, perf_counter()
-        server.replies.add(request[0], request[1], status, payload, end - begin, end)
-        server.flush(cpu_s, end - begin)
+        server.answer(waiting, request, status, payload, perf_counter() - begin, 0.0)
 
     def _event_loop(self) -> asyncio.AbstractEventLoop:
         with self._changed:

@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from queue import SimpleQueue
@@ -25,7 +26,7 @@ from loguru import logger
 
 from lbcore.core.errors import LBError, ProtocolError, Status, TaskError, TooLarge, UnknownTask
 from lbcore.core.topology import Topology, WorkerConfig
-from lbcore.core.worker import FLUSH_S, ReplyBuffer, WorkerQueue, error_payload
+from lbcore.core.worker import FLUSH_S, ReplyBuffer, Request, WorkerQueue, error_payload
 
 from . import logs
 from .state import base_folder, log_folder
@@ -41,6 +42,8 @@ from .worker_pool import Pool
 from .worker_side import SideThread
 
 READ_BYTES: Final = 1 << 18
+#: at most one failed request in this time is told of in the log
+LOG_FAILURES_S: Final = 0.05
 #: exit code of a worker whose tasks cannot be imported
 EXIT_IMPORT: Final = 2
 
@@ -67,8 +70,9 @@ class WorkerServer:
         self.numbered: dict[int, Task] = {}
         #: the same: what runs one request of it in this thread
         self.runners: dict[int, Callable[[bytes], Any]] = {}
-        #: connections that the side thread accepted, for the main thread; None means stop
-        self.connections: SimpleQueue[socket.socket | None] = SimpleQueue()
+        #: connections that the side thread accepted, for the main thread, each with the number that
+        #: its broker gave this worker and what to greet it with; None means stop
+        self.connections: SimpleQueue[tuple[socket.socket, int, bytes] | None] = SimpleQueue()
         #: held while the main thread reads: who holds it may read the connection
         self.reading = threading.Lock()
         self.stopping = False
@@ -77,19 +81,26 @@ class WorkerServer:
         self._current = current.cast("Q")
         self._pool = Pool(self, config.concurrency) if config.concurrency > 1 else None
         self._runner: asyncio.Runner | None = None
+        #: failed requests are told of from then on, and how many were not
+        self._log_failures_at = 0.0
+        self._unlogged = 0
         self._capture: logs.OutputCapture | None = None
 
     def serve(self, capture: logs.OutputCapture | None = None) -> None:
         """Serve one broker connection after the other until told to stop."""
         self._capture = capture
         while not self.stopping:
-            connection = self.connections.get()
-            if connection is None:
+            accepted = self.connections.get()
+            if accepted is None:
                 break
-            self.connection = connection
-            self.queue.connected(self.frame_bytes_max)
-            self.replies.frames.clear()
+            connection, number, welcome = accepted
+            with self._sending:
+                self.connection = connection
+                self.queue.connected(self.frame_bytes_max)
+                self.replies.frames.clear()
+                self.replies.worker = number
             try:
+                connection.sendall(welcome)
                 self._serve_connection(connection)
             except (OSError, ProtocolError) as error:
                 if not self.stopping:
@@ -116,13 +127,13 @@ class WorkerServer:
             with self.reading:
                 data = connection.recv(READ_BYTES)
                 if not data:
-                    return
+                    break
                 self.feed(data)
             if pool is not None:
                 pool.submit_waiting()
             else:
                 self._run_waiting()
-        if pool is not None:
+        if pool is not None and self.stopping:
             pool.wait_idle()
 
     def feed(self, data: bytes) -> None:
@@ -162,7 +173,7 @@ class WorkerServer:
             status = 0
             try:
                 value = runners[number](body)
-                payload = _NONE if value is None else encode_result(value, self.name_of(number))
+                payload = _NONE if value is None else self.encode(value, number)
             except BaseException as error:
                 status, payload = self.failure(number, error)
             end = perf_counter()
@@ -173,10 +184,15 @@ class WorkerServer:
         if frames:
             self.flush(thread_time() - cpu_begin, begin - segment)
 
-    def name_of(self, number: int) -> str:
-        """The name of a task, for messages."""
-        task = self.numbered.get(number)
-        return task.name if task is not None else f"task {number}"
+    def encode(self, value: Any, number: int) -> bytes:
+        """The result of a task as it is sent.  Raises ``TypeError`` or ``TooLarge``."""
+        name = self.numbered[number].name
+        payload = encode_result(value, name)
+        if len(payload) > self.frame_bytes_max:
+            raise TooLarge(
+                f"task `{name}` returned {len(payload)} bytes; the limit is {self.frame_bytes_max}"
+            )
+        return payload
 
     def _run_async(self, task: Task, body: bytes) -> Any:
         """Run a coroutine in the main thread, on a loop that lives as long as the process."""
@@ -192,12 +208,47 @@ class WorkerServer:
             return int(Status.UNKNOWN_TASK), error_payload(unknown)
         if isinstance(error, ArgumentError | TooLarge):
             return int(error.status or 0), error_payload(error)
+        self._log_failure(task, error)
         detail: dict[str, Any] = dict(describe_failure(error))
         message = str(detail.pop("message", ""))
         failed = TaskError(message, task=task.name, worker=self.config.name, **detail)
         return int(Status.TASK_ERROR), error_payload(failed)
 
+    def _log_failure(self, task: Task, error: BaseException) -> None:
+        """Tell the log of a failed request; of a flood of them, so many a second."""
+        now = perf_counter()
+        if now < self._log_failures_at:
+            self._unlogged += 1
+            return
+        self._log_failures_at = now + LOG_FAILURES_S
+        more = (
+            f" ({self._unlogged} more failures since the last one told of)"
+            if self._unlogged
+            else ""
+        )
+        self._unlogged = 0
+        logger.opt(exception=error).warning("task {} failed{}", task.name, more)
+
     # ---- answers -------------------------------------------------------------------------------
+
+    def answer(
+        self,
+        waiting: deque[Request],
+        request: Request,
+        status: int,
+        payload: bytes,
+        service_s: float,
+        cpu_s: float,
+    ) -> None:
+        """Send the answer to a request that a thread took from ``waiting``.
+
+        When another broker has connected since, it is dropped: ids begin anew with each broker.
+        """
+        with self._sending:
+            if waiting is not self.queue.waiting:
+                return
+            self.replies.add(request[0], request[1], status, payload, service_s, perf_counter())
+        self.flush(cpu_s, service_s)
 
     def flush(self, cpu_s: float = -1.0, wall_s: float = 0.0) -> None:
         """Send the finished answers; ``cpu_s`` of ``wall_s`` seconds were computing."""
@@ -233,7 +284,11 @@ def run_worker(
 ) -> int:
     """The worker process from its first to its last line; returns the exit code."""
     logs.setup_logging(topology.logs, log_folder(topology), worker.name)
-    capture = logs.capture_output(logger)
+    if worker.concurrency == 1:
+        slot = current.cast("Q")
+        capture = logs.capture_output(logger, lambda: int(slot[0]))
+    else:
+        capture = logs.capture_output(logger)
     try:
         tasks = load_tasks(topology.tasks, base_folder(topology))
     except LBError as error:

@@ -6,7 +6,6 @@ sends finished answers that wait too long, and ends the process when the supervi
 
 from __future__ import annotations
 
-import contextlib
 import os
 import selectors
 import socket
@@ -132,14 +131,14 @@ class SideThread(threading.Thread):
             )
             self._controls.append(peer)
             return
-        # from here on the main thread reads it
+        # from here on the main thread has it, and says welcome as soon as it is free to work for it
         self._selector.unregister(peer)
         del self._peers[peer]
         peer.setblocking(True)
-        self._server.replies.worker = number
-        with contextlib.suppress(OSError):  # the broker is gone again; reading will tell
-            peer.sendall(control_frame(Kind.WELCOME, self._welcome))
-        self._server.connections.put(peer)
+        if _has_ended(self._server.connection):
+            # what an earlier broker sent and nobody began is no longer wanted
+            self._server.queue.waiting.clear()
+        self._server.connections.put((peer, number, control_frame(Kind.WELCOME, self._welcome)))
 
     def _recall(self) -> list[int]:
         """Requests that have not begun, those still in the connection's buffer included."""
@@ -199,3 +198,15 @@ class SideThread(threading.Thread):
         for line in lines:
             if msgspec.json.decode(line).get("event") == "stop":
                 self._server.stop()
+
+
+def _has_ended(connection: socket.socket | None) -> bool:
+    """Whether the other side of a connection is known to be gone."""
+    if connection is None:
+        return False
+    try:
+        return not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True

@@ -61,7 +61,8 @@ def test_down_with_a_limit_does_not_wait_for_requests(system: System, limit: str
     done = lb(system, "down", "-t", limit)
     assert done.returncode == 0
     assert f"stopped at once, after {limit} s: requests may have been lost" in done.stdout
-    assert system.finish()[0] == 143
+    # which of two signals that wait together is seen first is the kernel's choice
+    assert system.finish()[0] in (128 + signal.SIGTERM, 128 + signal.SIGQUIT)
     assert not system.survivors()
 
 

@@ -20,8 +20,8 @@ limits: {queue: many}
 PLACES = [
     "config.yaml:3: broker.prot: unknown key; did you mean `port`?",
     "config.yaml:6: workers[1].port: ",
-    "config.yaml:7: workers[2].name: ",
     "config.yaml:7: workers[2].weight: ",
+    "config.yaml:7: workers[2].name: ",
     "config.yaml:8: policy",
     "config.yaml:9: limits.queue: ",
 ]

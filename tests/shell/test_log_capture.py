@@ -200,6 +200,7 @@ def test_prints_of_a_process_land_in_its_log_at_any_level(tmp_path: Path) -> Non
             print("warned", file=sys.stderr)
             print("no end", end="")
             logger.info("below the level")
+        print("next")
         print("at exit", end="")
         """,
     )
@@ -207,6 +208,7 @@ def test_prints_of_a_process_land_in_its_log_at_any_level(tmp_path: Path) -> Non
         ("OUT", SEVEN_42, "hello 5"),
         ("ERR", SEVEN_42, "warned"),
         ("OUT", SEVEN_42, "no end"),
+        ("OUT", 0, "next"),
         ("OUT", 0, "at exit"),
     ]
     assert (result.stdout, result.stderr) == ("", "")

@@ -43,8 +43,12 @@ class Policy:
         """
         raise NotImplementedError
 
-    def changed(self, worker: Worker, now: float) -> None:
-        """The worker's load, speed or readiness changed."""
+    def changed(self, worker: Worker, now: float, keep_place: bool = False) -> None:
+        """The worker's load, speed or readiness changed.
+
+        Among equals the one whose work changed longest ago comes first; with ``keep_place`` only
+        what is known of it changed, such as its CPU figures, and it stays where it was.
+        """
 
     def able(self, task: int) -> list[Worker]:
         """The ready workers that can run that task."""

@@ -42,13 +42,13 @@ class LeastLoad(Policy):
 
     def __init__(self, fleet: Fleet, rng: Random) -> None:
         super().__init__(fleet, rng)
-        #: speed class -> heap of (free at, order filed, worker number, stamp)
+        #: speed class -> heap of (free at, place among equals, worker number, stamp)
         self._heaps: dict[int, list[Entry]] = {}
         #: the classes in use, fastest first
         self._classes: list[int] = []
         self._order = 0
 
-    def changed(self, worker: Worker, now: float) -> None:
+    def changed(self, worker: Worker, now: float, keep_place: bool = False) -> None:
         """File the worker anew; its older entry is skipped when it comes up."""
         worker.stamp += 1
         if worker.position < 0:
@@ -59,11 +59,14 @@ class LeastLoad(Policy):
         if heap is None:
             heap = self._heaps[speed_class] = []
             self._classes = sorted(self._heaps, reverse=True)
-        free_at = worker.done_at
+        # all who are free now are equal, since whenever that may be
+        free_at = worker.done_at if worker.done_at > now else 0.0
         if worker.virtual_s:
             free_at = max(free_at, now) + worker.virtual_s
-        self._order += 1
-        heapq.heappush(heap, (free_at, self._order, worker.number, worker.stamp))
+        if not keep_place:
+            self._order += 1
+            worker.place = self._order
+        heapq.heappush(heap, (free_at, worker.place, worker.number, worker.stamp))
         if len(heap) > 64 + 4 * len(self.fleet.ready):
             self._sweep(speed_class)
 
@@ -74,25 +77,28 @@ class LeastLoad(Policy):
         if any has.
         """
         best: Worker | None = None
-        best_load, best_order = math.inf, 0
+        best_load, best_place, best_idle = math.inf, 0, False
         pending_weight = self.fleet.policy.pending_weight
+        noise = max(TIE_BAND, self.fleet.costs[task].noise)
         emptied = False
         for speed_class in self._classes:
             found = self._earliest(speed_class, task, now)
             if found is None:
                 emptied = emptied or not self._heaps[speed_class]
                 continue
-            worker, order, backlog_s = found
+            worker, place, backlog_s = found
             if startable and not self.fleet.room(worker, task, now):
                 continue
             service_s = worker.service_s(task, now)
-            load = pending_weight * backlog_s + service_s
-            if load < best_load * (1.0 - TIE_BAND):
-                best, best_load, best_order = worker, load, order
-            elif load <= best_load * (1.0 + TIE_BAND) and order < best_order:
-                best, best_order = worker, order
+            load, idle = pending_weight * backlog_s + service_s, not backlog_s
+            # between two that are idle only their learned speeds decide, which are uncertain
+            band = noise if idle and best_idle else TIE_BAND
+            if load < best_load * (1.0 - band):
+                best, best_load, best_place, best_idle = worker, load, place, idle
+            elif load <= best_load * (1.0 + band) and place < best_place:
+                best, best_place, best_idle = worker, place, idle
                 best_load = min(best_load, load)
-            if service_s > best_load * (1.0 + TIE_BAND):
+            if service_s > best_load * (1.0 + (noise if best_idle else TIE_BAND)):
                 # slower classes take at least as long even when idle
                 break
         if emptied:

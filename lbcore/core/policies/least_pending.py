@@ -24,14 +24,16 @@ class LeastPending(Policy):
         self._heap: list[tuple[float, int, int, int]] = []
         self._order = 0
 
-    def changed(self, worker: Worker, now: float) -> None:
+    def changed(self, worker: Worker, now: float, keep_place: bool = False) -> None:
         """File the worker under its present count; older entries are skipped when they come up."""
         worker.stamp += 1
         if worker.position < 0:
             return
-        self._order += 1
+        if not keep_place:
+            self._order += 1
+            worker.place = self._order
         key = (worker.pending + 1) / worker.config.weight
-        heapq.heappush(self._heap, (key, self._order, worker.number, worker.stamp))
+        heapq.heappush(self._heap, (key, worker.place, worker.number, worker.stamp))
         if len(self._heap) > 64 + 4 * len(self.fleet.workers):
             workers = self.fleet.workers
             self._heap = [entry for entry in self._heap if workers[entry[2]].stamp == entry[3]]

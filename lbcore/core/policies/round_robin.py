@@ -26,7 +26,7 @@ class RoundRobin(Policy):
         self._filed: set[int] = set()
         self._clock = 0.0
 
-    def changed(self, worker: Worker, now: float) -> None:
+    def changed(self, worker: Worker, now: float, keep_place: bool = False) -> None:
         """File a worker that became ready; one that is not is dropped when its turn comes."""
         if worker.position >= 0 and worker.number not in self._filed:
             self._filed.add(worker.number)

@@ -1,0 +1,446 @@
+"""``docs/protocol.md``, the vectors, the code and a real broker say the same.
+
+``wire_spec`` is the page in Python and knows nothing of lb; nothing here uses lb's own client.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lbcore.core.actions import ToClient, ToWorker
+from lbcore.core.broker import Broker
+from lbcore.core.errors import ERRORS_BY_STATUS, Status
+from lbcore.core.frames import (
+    CONTROL_BYTES_MAX,
+    CPU_UNKNOWN,
+    HEADER_BYTES,
+    PROTOCOL_VERSION,
+    REPLY_HEADER,
+    REQUEST_HEADER,
+    Flag,
+    FrameBuffer,
+    Kind,
+    control_frame,
+    decode_body,
+    reply_frame,
+    request_frame,
+)
+from lbcore.core.tasktable import TASKS_MAX
+from lbcore.core.topology import Address, Topology, WorkerConfig
+from lbcore.core.worker import ReplyBuffer, WorkerQueue
+from lbcore.shell.broker_connections import HELLO_BYTES_MAX, HELLO_S, WRITE_HIGH_BYTES
+from lbcore.shell.tasks import load_tasks
+from lbcore.shell.worker_side import REPORT_S
+from tests.core import wire_spec
+from tests.core.wire_spec import make_frame, pack, read_frame, unpack
+from tests.e2e.running import RunningSystem, connect
+
+PAGE = (Path(__file__).resolve().parent.parent.parent / "docs" / "protocol.md").read_text()
+VECTORS: list[dict[str, Any]] = json.loads(
+    Path(__file__).with_name("frame_vectors.json").read_text()
+)
+FIELDS = ("flags", "task", "id", "time", "worker", "cpu")
+#: the client's number in the vectors
+CLIENT = 7
+
+
+def hex_blocks() -> dict[str, str]:
+    """The examples of the page: their names and their bytes."""
+    blocks: dict[str, str] = {}
+    for name, text in re.findall(r"^```hex (\w+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL):
+        # two spaces at least end the bytes of a line
+        rows = [row.partition("  ")[0] for row in text.splitlines()]
+        blocks[name] = "".join("".join(rows).split())
+    return blocks
+
+
+def table(header: str) -> list[list[str]]:
+    """The rows of the table of the page whose first row begins like this, without backquotes."""
+    assert PAGE.count(f"\n{header}") == 1, header
+    lines = PAGE.partition(f"\n{header}")[2].split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip().strip("`") for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def named(name: str) -> dict[str, Any]:
+    return next(vector for vector in VECTORS if vector["name"] == name)
+
+
+def bytes_of(name: str) -> bytes:
+    return bytes.fromhex(named(name)["hex"])
+
+
+def body_of(vector: dict[str, Any]) -> bytes:
+    return pack(vector["message"]) if "message" in vector else b""
+
+
+by_name = pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: str(vector["name"]))
+
+
+# ---- the page --------------------------------------------------------------------------------
+
+
+def test_the_examples_of_the_page_are_vectors() -> None:
+    blocks = hex_blocks()
+    assert {"client_hello", "client_welcome", "request_echo", "reply_echo"} <= blocks.keys()
+    assert blocks == {name: named(name)["hex"] for name in blocks}
+
+
+def test_the_sizes_named_in_the_examples_are_right() -> None:
+    sizes = [int(size) for size in re.findall(r"^(?:[0-9a-f]{2} ){4} +size (\d+)", PAGE, re.M)]
+    assert sizes == [len(data) // 2 - HEADER_BYTES for data in hex_blocks().values()]
+
+
+def test_the_kinds_are_those_of_the_code() -> None:
+    kinds = {row[1]: int(row[0]) for row in table("| kind | name |")}
+    assert kinds == {kind.name: kind.value for kind in Kind} == wire_spec.KINDS
+
+
+def test_the_states_are_those_of_the_code() -> None:
+    rows = table("| status | name |")
+    assert {row[1]: int(row[0]) for row in rows} == {each.name: each.value for each in Status}
+    kinds = {int(row[0]): row[2] for row in rows if row[0] != "0"}
+    assert kinds == {number: error.__name__ for number, error in ERRORS_BY_STATUS.items()}
+
+
+def test_the_flags_are_those_of_the_code() -> None:
+    assert {row[1]: int(row[0]) for row in table("| bit | name |")} == {
+        flag.name: flag.value for flag in Flag
+    }
+
+
+def test_the_numbers_are_those_of_the_code() -> None:
+    limits = {row[0]: row[1] for row in table("| what | how much |")}
+    assert limits["body of a client's HELLO"] == f"{HELLO_BYTES_MAX:,} bytes"
+    assert limits["time until a client's HELLO is complete"] == f"{HELLO_S:g} s"
+    assert limits["frames on *control*, and a worker's WELCOME"] == f"{CONTROL_BYTES_MAX >> 20} MiB"
+    assert limits["answers that a client has not read"] == f"{WRITE_HIGH_BYTES >> 20} MiB"
+    assert limits["names of tasks"] == f"{TASKS_MAX:,}"
+    assert f"REPORT, every {REPORT_S:g} s," in PAGE
+    assert PAGE.startswith(f"# The wire format, version {PROTOCOL_VERSION}\n")
+
+
+# ---- the code --------------------------------------------------------------------------------
+
+
+@by_name
+def test_the_vector_is_what_the_page_says(vector: dict[str, Any]) -> None:
+    fields = {key: vector[key] for key in FIELDS}
+    assert make_frame(vector["kind"], body_of(vector), **fields).hex() == vector["hex"]
+    if "message" in vector:
+        assert unpack(body_of(vector)) == vector["message"]
+
+
+@by_name
+def test_the_code_writes_the_vector(vector: dict[str, Any]) -> None:
+    match vector["kind"]:
+        case "REQUEST":
+            written = request_frame(
+                vector["id"],
+                vector["task"],
+                body_of(vector),
+                flags=vector["flags"],
+                deadline_ms=vector["time"],
+            )
+        case "REPLY":
+            written = reply_frame(
+                vector["id"],
+                vector["task"],
+                body_of(vector),
+                status=vector["flags"],
+                service_s=vector["time"],
+                worker=vector["worker"],
+                cpu=vector["cpu"],
+            )
+        case kind:
+            written = control_frame(Kind[kind], vector["message"], vector["id"])
+    assert written.hex() == vector["hex"]
+
+
+@by_name
+def test_the_code_reads_the_vector(vector: dict[str, Any]) -> None:
+    data = bytes.fromhex(vector["hex"])
+    header = REPLY_HEADER if vector["kind"] == "REPLY" else REQUEST_HEADER
+    size, kind, flags, task, request_id, time, *rest = header.unpack_from(data)
+    assert (size, kind) == (len(data) - HEADER_BYTES, Kind[vector["kind"]])
+    assert [flags, task, request_id, time] == [vector[key] for key in FIELDS[:4]]
+    if vector["kind"] == "REPLY":
+        assert rest == [vector["worker"], vector["cpu"]]
+    # in two pieces, wherever the stream is cut
+    for cut in range(len(data)):
+        buffer = FrameBuffer(len(data))
+        frames = buffer.feed(data[:cut]) + buffer.feed(data[cut:])
+        assert frames == [(kind, request_id, data[HEADER_BYTES:])]
+    if "message" in vector:
+        assert decode_body(data[HEADER_BYTES:]) == vector["message"]
+
+
+def make_broker() -> Broker:
+    """A broker whose next client is number 7, with `noop` and `echo` as tasks 3 and 4."""
+    topology = Topology(
+        name="vectors",
+        broker=Address(),
+        workers=(WorkerConfig(name="worker-1", concurrency=2),),
+    )
+    broker = Broker(topology, random.Random(0), 0.0)
+    for _ in range(1, CLIENT):
+        broker.client_joined("somebody else")
+    names = ("one", "two", "three", "noop", "echo")
+    broker.worker_joined(0, {"pid": 1, "tasks": [{"name": name} for name in names]}, 0.0)
+    return broker
+
+
+def test_frames_pass_through_the_broker_without_a_byte_changed() -> None:
+    broker = make_broker()
+    number, actions = broker.client_joined("demo")
+    assert number == CLIENT
+    assert [type(action) for action in actions] == [ToClient]
+    requests = [bytes_of("request_noop"), bytes_of("request_echo")]
+    out = broker.client_data(number, b"".join(requests), 0.0)
+    sent = [part for action in out if isinstance(action, ToWorker) for part in action.parts]
+    assert b"".join(sent) == b"".join(requests)
+    replies = bytes_of("reply_echo") + bytes_of("reply_noop")
+    back = broker.worker_data(0, replies, 0.5)
+    passed = [part for action in back if isinstance(action, ToClient) for part in action.parts]
+    assert b"".join(passed) == replies
+
+
+def test_a_worker_takes_requests_and_writes_replies_as_the_vectors_have_them() -> None:
+    queue = WorkerQueue(1 << 20)
+    names = ("client_tasks", "request_noop", "request_echo", "request_last_numbers")
+    assert queue.feed(b"".join(map(bytes_of, names)))
+    assert queue.names[3] == "noop"
+    assert list(queue.waiting) == [
+        (vector["id"], vector["task"], body_of(vector)) for vector in map(named, names[1:])
+    ]
+    replies = ReplyBuffer(0)
+    noop, echo = named("reply_noop"), named("reply_echo")
+    for vector in (noop, echo):
+        replies.add(vector["id"], vector["task"], 0, body_of(vector), vector["time"], 0.0)
+    assert replies.take(1.0) == bytes_of("reply_noop") + bytes_of("reply_echo")
+
+
+# ---- a real broker ---------------------------------------------------------------------------
+
+
+class Session:
+    """A client on a plain socket that has greeted."""
+
+    def __init__(self, peer: socket.socket) -> None:
+        self.peer = peer
+        peer.sendall(make_frame("HELLO", pack({"lb": 1, "role": "client", "name": "plain"})))
+        frame = read_frame(peer)
+        assert frame is not None
+        assert frame[:6] == (wire_spec.KINDS["WELCOME"], 0, 0, 0, 0, 0)
+        self.welcome = unpack(frame.body)
+        self.tasks: dict[str, int] = self.welcome["tasks"]
+        self.first_id: int = self.welcome["client"] << 32
+
+    def request(self, sequence: int, task: str, body: bytes = b"", **fields: Any) -> bytes:
+        return make_frame(
+            "REQUEST", body, id=self.first_id + sequence, task=self.tasks[task], **fields
+        )
+
+    def ask(self, data: bytes) -> wire_spec.Frame:
+        """Send, and read one frame."""
+        self.peer.sendall(data)
+        frame = read_frame(self.peer)
+        assert frame is not None, "the broker closed the connection"
+        return frame
+
+
+@contextmanager
+def greeted(system: RunningSystem) -> Iterator[Session]:
+    with connect(system.state().broker.address) as peer:
+        yield Session(peer)
+
+
+def test_a_plain_socket_greets_and_calls_noop_and_echo(shared: RunningSystem) -> None:
+    with greeted(shared) as session:
+        assert session.welcome["workers"] == ["worker-1", "worker-2"]
+        assert session.welcome["frame_bytes_max"] == 64 << 20
+        assert session.welcome["client"] >= 1
+        session.peer.sendall(
+            session.request(1, "noop") + session.request(2, "echo", pack({"value": "hi"}))
+        )
+        frames = {}
+        for _ in range(2):
+            frame = read_frame(session.peer)
+            assert frame is not None
+            assert (frame.kind, frame.flags) == (wire_spec.KINDS["REPLY"], 0)
+            assert frame.time > 0.0
+            assert frame.worker in (0, 1)
+            frames[frame.id - session.first_id] = (frame.task, unpack(frame.body))
+        assert frames == {
+            1: (session.tasks["noop"], None),
+            2: (session.tasks["echo"], "hi"),
+        }
+
+
+ARGUMENTS = [
+    ("noop", b"", None),
+    ("echo", pack({"value": [1, None]}), [1, None]),
+    ("echo", pack([["first"], {}]), "first"),
+    ("echo", pack([[], {"value": b"\x00\xff"}]), b"\x00\xff"),
+    ("sort", pack({"items": [3, 1, 2]}), [1, 2, 3]),
+    ("Short", pack({"scale": 0.0}), 0.0),
+]
+
+
+@pytest.mark.parametrize(("task", "body", "result"), ARGUMENTS)
+def test_arguments_and_results(
+    shared: RunningSystem, task: str, body: bytes, result: object
+) -> None:
+    with greeted(shared) as session:
+        frame = session.ask(session.request(9, task, body))
+        assert (frame.flags, unpack(frame.body)) == (0, result)
+
+
+def test_every_refused_request_has_its_status_and_costs_nothing_else(shared: RunningSystem) -> None:
+    with greeted(shared) as session:
+        wrong_id = make_frame("REQUEST", id=session.first_id + (1 << 32) + 1)
+        no_task = make_frame("REQUEST", id=session.first_id + 2, task=65535)
+        cases = [
+            (wrong_id, Status.BAD_REQUEST),
+            (no_task, Status.UNKNOWN_TASK),
+            (session.request(3, "echo"), Status.BAD_ARGUMENTS),
+            (session.request(4, "echo", pack("no map")), Status.BAD_ARGUMENTS),
+            (session.request(5, "echo", b"\xc1"), Status.BAD_ARGUMENTS),
+            (session.request(6, "sort", pack({"items": ["a", 1]})), Status.TASK_ERROR),
+            (
+                session.request(7, "sleep", pack({"seconds": 0.3}), time=20),
+                Status.DEADLINE_EXCEEDED,
+            ),
+        ]
+        for data, status in cases:
+            frame = session.ask(data)
+            assert (frame.kind, frame.flags) == (wire_spec.KINDS["REPLY"], status)
+            assert frame.id == int.from_bytes(data[8:16], "little")
+            error = unpack(frame.body)
+            assert error["kind"] == ERRORS_BY_STATUS[status].__name__
+            assert error["message"]
+            if status is Status.TASK_ERROR:
+                assert error["type"] == "TypeError"
+                assert error["traceback"].endswith(f"TypeError: {error['message']}\n")
+                assert (error["task"], error["worker"][:7]) == ("sort", "worker-")
+        assert session.ask(session.request(8, "noop")).flags == 0
+        # the answer comes at once; the body would be skipped
+        too_large = session.request(10, "noop")
+        size = (session.welcome["frame_bytes_max"] + 1).to_bytes(4, "little")
+        refused = session.ask(size + too_large[4:])
+        assert (refused.flags, refused.time) == (Status.TOO_LARGE, 0.0)
+        assert refused.cpu == CPU_UNKNOWN
+
+
+def test_the_broker_answers_for_itself(shared: RunningSystem) -> None:
+    with greeted(shared) as session:
+        asked = session.first_id + 1
+        explained = session.ask(session.request(1, "noop", flags=Flag.EXPLAIN))
+        assert explained.flags == 0
+
+        def control(message: object) -> Any:
+            frame = session.ask(make_frame("CONTROL", pack(message), id=77))
+            assert (frame.kind, frame.id) == (wire_spec.KINDS["CONTROL_REPLY"], 77)
+            return unpack(frame.body)
+
+        assert [worker["name"] for worker in control({"op": "status"})["ok"]["workers"]] == [
+            "worker-1",
+            "worker-2",
+        ]
+        assert "sort" in {task["name"] for task in control({"op": "tasks"})["ok"]}
+        (choice,) = control({"op": "explain", "ids": [asked]})["ok"]
+        assert choice["request"] == f"{asked >> 32}:1"
+        assert len(control({"op": "explain", "last": 1})["ok"]) == 1
+        for nonsense in ({"op": "dance"}, ["status"], None, {"op": "explain", "last": 0}):
+            assert control(nonsense)["error"]["kind"] == "BadRequest"
+
+
+HELLO = {"lb": 1, "role": "client"}
+GREETINGS = {
+    "not lb": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "no greeting": make_frame("REQUEST", id=1 << 32),
+    "another version": make_frame("HELLO", pack({**HELLO, "lb": 2})),
+    "another role": make_frame("HELLO", pack({**HELLO, "role": "worker"})),
+    "no map": make_frame("HELLO", pack("hello")),
+    "no MessagePack": make_frame("HELLO", b"\xc1"),
+    "too large": make_frame("HELLO", bytes(HELLO_BYTES_MAX + 1))[: HEADER_BYTES + 1],
+}
+LATER = {
+    "a second greeting": make_frame("HELLO", pack(HELLO)),
+    "a kind of a worker": make_frame("REPLY", pack(None)),
+    "a kind of nobody": b"\0\0\0\0\x63" + bytes(19),
+    "control without MessagePack": make_frame("CONTROL", b"\xc1"),
+}
+
+
+def goodbye(peer: socket.socket) -> str:
+    """The reason that the broker gives before it closes the connection."""
+    frame = read_frame(peer)
+    assert frame is not None
+    assert frame.kind == wire_spec.KINDS["GOODBYE"]
+    assert read_frame(peer) is None
+    reason = unpack(frame.body)
+    assert isinstance(reason, str)
+    return reason
+
+
+@pytest.mark.parametrize("data", GREETINGS.values(), ids=GREETINGS)
+def test_a_strange_greeting_gets_a_goodbye(shared: RunningSystem, data: bytes) -> None:
+    with connect(shared.state().broker.address) as peer:
+        peer.sendall(data)
+        assert goodbye(peer)
+
+
+@pytest.mark.parametrize("data", LATER.values(), ids=LATER)
+def test_a_breach_later_gets_a_goodbye_and_disturbs_nobody(
+    shared: RunningSystem, data: bytes
+) -> None:
+    with greeted(shared) as session, greeted(shared) as other:
+        session.peer.sendall(data)
+        assert goodbye(session.peer)
+        assert other.ask(other.request(1, "noop")).flags == 0
+
+
+def test_closing_the_sending_half_is_leaving(shared: RunningSystem) -> None:
+    with greeted(shared) as session:
+        session.peer.sendall(session.request(1, "sleep", pack({"seconds": 0.2})))
+        session.peer.shutdown(socket.SHUT_WR)
+        assert read_frame(session.peer) is None
+
+
+def test_a_task_is_described_as_the_page_says() -> None:
+    (described,) = named("requests_welcome")["message"]["tasks"]
+    known = load_tasks([], Path())["noop"].describe()
+    assert list(known) == list(described)
+    (row,) = re.findall(r"^\| `tasks` \| array of maps, one per task: (.*) \|$", PAGE, re.MULTILINE)
+    assert re.findall(r"`(\w+)`", row) == list(known)
+
+
+def test_a_worker_greets_a_broker_and_reports(shared: RunningSystem) -> None:
+    state = shared.state().workers[1]
+    hello = {"lb": 1, "role": "broker", "worker": 1, "channel": "control"}
+    with connect(state.address) as control:
+        control.sendall(make_frame("HELLO", pack(hello)))
+        frame = read_frame(control)
+        assert frame is not None
+        assert (frame.kind, unpack(frame.body)) == (Kind.WELCOME, {"lb": 1, "role": "worker"})
+        frame = read_frame(control)
+        assert frame is not None
+        assert frame.kind == wire_spec.KINDS["REPORT"]
+        keys = list(unpack(frame.body))
+        assert keys == list(named("report")["message"])
+        assert all(f"\n| `{key}` | " in PAGE for key in keys)
+    with connect(state.address) as stranger:
+        stranger.sendall(make_frame("HELLO", pack(HELLO)))
+        assert read_frame(stranger) is None
+    # it still serves the broker that it belongs to
+    with greeted(shared) as session:
+        assert session.ask(session.request(1, "noop")).flags == 0
