@@ -137,6 +137,8 @@ def main() -> None:
                 screen.print(Text.from_ansi(run(command, folder)), soft_wrap=True)
         finally:
             run("python lb.py down -t 5", folder)
+    screen.print()
+    screen.print(Text("$ ", PROMPT))
     svg = screen.export_svg(title="lb", theme=THEME, code_format=SVG, unique_id="lb")
     title = f"A terminal: {', then '.join(COMMANDS)}"
     (HERE / "terminal.svg").write_text(svg.replace("TITLE", html.escape(title)))

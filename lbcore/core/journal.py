@@ -89,14 +89,13 @@ class Journal:
 
     def find(self, ids: list[int], now: float) -> list[dict[str, Any]]:
         """The newest decision about each of these requests that is still kept."""
+        newest = {request_id: entry for entry in self.decisions for request_id in entry["ids"]}
         found = []
         for request_id in ids:
-            for entry in reversed(self.decisions):
-                if request_id in entry["ids"]:
-                    public = _public(entry, now)
-                    public["request"] = request_name(request_id)
-                    found.append(public)
-                    break
+            if request_id in newest:
+                public = _public(newest[request_id], now)
+                public["request"] = request_name(request_id)
+                found.append(public)
         return found
 
 

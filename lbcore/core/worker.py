@@ -86,10 +86,12 @@ class WorkerQueue:
         return renumbered
 
     def _number(self, numbers: object) -> None:
-        if not isinstance(numbers, dict):
-            raise ProtocolError("task numbers are not a map")
+        if not isinstance(numbers, dict) or not all(
+            isinstance(number, int) for number in numbers.values()
+        ):
+            raise ProtocolError("the task numbers are not a map of names to numbers")
         # of a task and its aliases, which share a number, any will do
-        self.names = {int(number): str(name) for name, number in numbers.items()}
+        self.names = {number: str(name) for name, number in numbers.items()}
 
     def recall(self) -> list[int]:
         """Give back every request that has not begun: their ids, in order."""

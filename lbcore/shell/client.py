@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
 from time import monotonic
 from types import TracebackType
 from typing import Any, Final
@@ -34,6 +33,8 @@ from .state import broker_address
 
 #: a broker answers a deadline itself; a client that hears nothing waits this much longer
 DEADLINE_GRACE_S: Final = 2.0
+#: no operating system waits longer at once
+WAIT_MAX_S: Final = 1e6
 CONTROL_TIMEOUT_S: Final = 10.0
 
 _decode = msgspec.msgpack.Decoder().decode
@@ -92,12 +93,14 @@ class Client:
         answer = Answer()
         connection.sinks[request_id] = answer.set
         connection.send(frame)
-        until = None if timeout is None else monotonic() + timeout + DEADLINE_GRACE_S
+        until = None
+        if timeout is not None and timeout < WAIT_MAX_S:
+            until = monotonic() + timeout + DEADLINE_GRACE_S
         if not connection.wait(answer, until):
             connection.sinks.pop(request_id, None)
             raise DeadlineExceeded(f"no answer within {timeout} s, and no word from the broker")
         if answer.frame is None:
-            raise connection.lost or RuntimeError("an answer without a frame")
+            raise connection.failure()
         return _value_of(answer.frame)
 
     def submit(
@@ -110,16 +113,19 @@ class Client:
         future: Future[Any] = Future()
 
         def settle(answer: bytes | None) -> None:
-            # a future that was cancelled meanwhile takes no result
-            with suppress(InvalidStateError):
+            try:
                 try:
                     if answer is None:
-                        raise connection.lost or RuntimeError("an answer without a frame")
+                        raise connection.failure()
                     value = _value_of(answer)
                 except Exception as error:
                     future.set_exception(error)
                 else:
                     future.set_result(value)
+            except InvalidStateError:
+                # cancelled meanwhile: it takes no result, but whoever waits for it has to know
+                if future.cancelled():
+                    future.set_running_or_notify_cancel()
 
         connection.expect(request_id, settle)
         connection.send_soon(frame)
@@ -210,9 +216,10 @@ class Client:
         connection.send(control_frame(Kind.CONTROL, message, request_id))
         until = monotonic() + CONTROL_TIMEOUT_S
         if not connection.wait(answer, until):
+            connection.sinks.pop(request_id, None)
             raise DeadlineExceeded(f"the broker did not answer within {CONTROL_TIMEOUT_S:.0f} s")
         if answer.frame is None:
-            raise connection.lost or RuntimeError("an answer without a frame")
+            raise connection.failure()
         reply = decode_body(answer.frame[HEADER_BYTES:])
         if "error" in reply:
             raise error_from_wire(Status.BAD_REQUEST, reply["error"])

@@ -30,7 +30,7 @@ def deadline_ms_of(timeout_s: float) -> int:
     """A timeout as the header carries it: at least 1 ms.  Raises ``BadArguments``."""
     if not timeout_s > 0:
         raise BadArguments(f"timeout must be above 0 s, not {timeout_s}")
-    return min(DEADLINE_MS_MAX, max(1, round(timeout_s * 1000)))
+    return max(1, round(min(timeout_s * 1000, DEADLINE_MS_MAX)))
 
 
 def unknown_task(task: str, known: Iterable[str]) -> UnknownTask:

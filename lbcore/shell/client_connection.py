@@ -8,7 +8,6 @@ waits, a background thread reads for all.  Used by ``client.py`` only.
 from __future__ import annotations
 
 import contextlib
-import os
 import select
 import socket
 import threading
@@ -17,26 +16,25 @@ from typing import Final
 
 from lbcore.core.errors import BrokerUnavailable, ProtocolError
 from lbcore.core.frames import (
-    CONTROL_BYTES_MAX,
     HEADER_BYTES,
-    PROTOCOL_VERSION,
     REQUEST_HEADER,
     SEQUENCE_BITS,
     SEQUENCE_MASK,
     FrameBuffer,
     Kind,
-    control_frame,
     decode_body,
 )
 from lbcore.core.topology import Address
 
-from .client_parts import Answer, Flow, Sink, connect, error_text
+from .client_parts import Answer, Bell, Flow, Sink, connect, cut_frames, error_text, greet
 
 READ_BYTES: Final = 1 << 18
 #: frames of futures submitted in quick succession leave together, at the latest after this
 CORK_S: Final = 0.0002
 #: the same, by number
 CORK_FRAMES: Final = 64
+#: how often a thread that waits to send sees to it that somebody reads
+TURN_CHECK_S: Final = 0.001
 
 
 class Connection:
@@ -45,11 +43,6 @@ class Connection:
     def __init__(self, address: Address, connect_timeout_s: float) -> None:
         """Connect and greet.  Raises ``BrokerUnavailable``."""
         self.address = address
-        #: task name or alias -> number
-        self.tasks: dict[str, int] = {}
-        #: worker names by number
-        self.workers: list[str] = []
-        self.frame_bytes_max = CONTROL_BYTES_MAX
         #: id -> what takes its answer
         self.sinks: dict[int, Sink] = {}
         #: streams, which know the ids of their own requests
@@ -57,10 +50,10 @@ class Connection:
         self.lost: BrokerUnavailable | None = None
         #: held by whoever reads the socket
         self.reading = threading.RLock()
+        #: held by whoever writes to the socket; taken by ``_take_turn`` only
         self._sending = threading.RLock()
+        self._numbering = threading.Lock()
         self._sequence = 0
-        #: the broker's number for this client, in the upper half of every id
-        self._first_id = 0
         self._outbox: list[bytes] = []
         self._sent_at = 0.0
         self._buffer = FrameBuffer(1 << 32)
@@ -71,47 +64,35 @@ class Connection:
         self._parked = True
         self._reader_wanted = threading.Condition()
         self._reader: threading.Thread | None = None
-        #: a pipe that ends the background reader's wait
-        self._wake: tuple[int, int] | None = None
-        self._woken = False
+        #: ends the background reader's wait
+        self._bell: Bell | None = None
         try:
             self.socket = connect(address, connect_timeout_s)
-            self._greet()
+            welcome = greet(self.socket, self._buffer)
         except (OSError, ProtocolError) as error:
             raise BrokerUnavailable(
                 f"no broker answers at {address}: {error_text(error)}"
             ) from None
+        #: the broker's number for this client, in the upper half of every id
+        self._first_id: int = welcome["client"] << SEQUENCE_BITS
+        #: task name or alias -> number
+        self.tasks: dict[str, int] = welcome["tasks"]
+        #: worker names by number
+        self.workers: list[str] = welcome["workers"]
+        self.frame_bytes_max: int = welcome["frame_bytes_max"]
         self.socket.settimeout(None)
         self._poll = select.poll()
         self._poll.register(self.socket, select.POLLIN)
 
-    def _greet(self) -> None:
-        hello = {"lb": PROTOCOL_VERSION, "role": "client", "name": f"pid {os.getpid()}"}
-        self.socket.sendall(control_frame(Kind.HELLO, hello))
-        while not self._first_id:
-            data = self.socket.recv(READ_BYTES)
-            if not data:
-                raise ProtocolError("it closed the connection")
-            for kind, _, body in self._buffer.feed(data):
-                if kind == Kind.GOODBYE:
-                    raise ProtocolError(str(decode_body(body)))
-                if kind != Kind.WELCOME:
-                    raise ProtocolError("what answers there is not lb")
-                welcome = decode_body(body)
-                self._first_id = welcome["client"] << SEQUENCE_BITS
-                self.tasks = welcome["tasks"]
-                self.workers = welcome["workers"]
-                self.frame_bytes_max = welcome["frame_bytes_max"]
-
     def next_id(self) -> int:
         """An id for one request."""
-        with self._sending:
+        with self._numbering:
             self._sequence = sequence = self._sequence % SEQUENCE_MASK + 1
         return self._first_id + sequence
 
     def next_ids(self, count: int) -> range:
         """Ids for ``count`` requests."""
-        with self._sending:
+        with self._numbering:
             first = self._sequence + 1
             if first + count > SEQUENCE_MASK:
                 first = 1  # 4 billion requests later; the first ones are long answered
@@ -122,22 +103,52 @@ class Connection:
 
     def send(self, data: bytes) -> None:
         """Send frames now.  Raises ``BrokerUnavailable`` when the connection is lost."""
-        with self._sending:
+        self._take_turn()
+        try:
             if self._outbox:
                 data = b"".join(self._outbox) + data
                 self._outbox.clear()
             self._send_locked(data)
+        finally:
+            self._sending.release()
 
     def send_soon(self, frame: bytes) -> None:
-        """Send a frame, or leave it to be sent with the next ones within ``CORK_S``."""
-        with self._sending:
+        """Send a frame, or leave it to be sent with the next ones within ``CORK_S``.
+
+        Raises ``BrokerUnavailable`` when the connection is lost.
+        """
+        self._take_turn()
+        try:
+            if self.lost is not None:
+                raise self.failure()
             self._outbox.append(frame)
             now = monotonic()
             if now - self._sent_at < CORK_S and len(self._outbox) < CORK_FRAMES:
-                self._wake_reader()
+                if self._bell is not None:
+                    self._bell.ring()
                 return
             self._sent_at = now
             self._flush_locked()
+        finally:
+            self._sending.release()
+
+    def _take_turn(self) -> None:
+        """Take ``_sending``.
+
+        Whoever has it may wait for the broker, which takes no more before its answers are read; and
+        the one who reads may be here, in a callback.  So whoever waits here reads as well.
+        """
+        if self._sending.acquire(blocking=False):
+            return
+        while not self._sending.acquire(timeout=TURN_CHECK_S):
+            if self.reading.acquire(blocking=False):
+                try:
+                    if self.lost is None and self._poll.poll(0):
+                        self._read_aside()
+                except OSError:
+                    continue  # the one who sends will notice as well
+                finally:
+                    self.reading.release()
 
     def _flush_locked(self) -> None:
         if self._outbox:
@@ -148,7 +159,7 @@ class Connection:
     def _send_locked(self, data: bytes) -> None:
         """Send; and read meanwhile, if the broker will take no more before we took its answers."""
         if self.lost is not None:
-            raise self.lost
+            raise self.failure()
         view = memoryview(data)
         try:
             while view:
@@ -157,7 +168,12 @@ class Connection:
                 except BlockingIOError:
                     self._read_while_blocked()
         except OSError as error:
-            raise self._lose(error_text(error)) from None
+            self._mark_lost(error_text(error))
+            # whoever reads now finds the end, and tells all who wait: this thread may hold locks
+            # of the user's that their callbacks take
+            with contextlib.suppress(OSError):
+                self.socket.shutdown(socket.SHUT_RDWR)
+            raise self.failure() from None
 
     def _read_while_blocked(self) -> None:
         can_read = self.reading.acquire(blocking=False)
@@ -165,15 +181,20 @@ class Connection:
             wanted = [self.socket] if can_read else []
             readable, _, _ = select.select(wanted, [self.socket], [], 1.0)
             if readable:
-                data = self.socket.recv(READ_BYTES, socket.MSG_DONTWAIT)
-                if not data:
-                    raise ConnectionResetError("the broker closed the connection")
-                self._stash.append(data)
-        except BlockingIOError:
-            return
+                self._read_aside()
         finally:
             if can_read:
                 self.reading.release()
+
+    def _read_aside(self) -> None:
+        """Put what has come aside, for the next reader.  The caller holds ``reading``."""
+        try:
+            data = self.socket.recv(READ_BYTES, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        if not data:
+            raise ConnectionResetError("the broker closed the connection")
+        self._stash.append(data)
 
     # ---- receiving -----------------------------------------------------------------------------
 
@@ -206,17 +227,8 @@ class Connection:
         A sink may run code of the user's that waits for another answer, and so reads: all frames
         are cut and the rest is put away before the first sink is called.
         """
-        unpack = REQUEST_HEADER.unpack_from
-        frames: list[tuple[int, int, bytes]] = []
-        offset, end = 0, len(data)
-        while offset + HEADER_BYTES <= end:
-            size, kind, _, _, request_id, _, _ = unpack(data, offset)
-            stop = offset + HEADER_BYTES + size
-            if stop > end:
-                break
-            frames.append((request_id, kind, data[offset:stop]))
-            offset = stop
-        self._buffer.keep(data[offset:])
+        frames, rest = cut_frames(data)
+        self._buffer.keep(rest)
         for request_id, kind, frame in frames:
             self._deliver(request_id, kind, frame)
 
@@ -289,8 +301,7 @@ class Connection:
     def _unpark(self) -> None:
         with self._reader_wanted:
             if self._reader is None:
-                self._wake = os.pipe()
-                os.set_blocking(self._wake[1], False)
+                self._bell = Bell()
                 self._reader = threading.Thread(
                     target=self._read_for_all, name="lb-client", daemon=True
                 )
@@ -301,31 +312,29 @@ class Connection:
         return bool(self.sinks or self._followers or self.lost)
 
     def _read_for_all(self) -> None:
-        assert self._wake is not None
+        assert self._bell is not None
         poll = select.poll()
         poll.register(self.socket, select.POLLIN)
-        poll.register(self._wake[0], select.POLLIN)
+        poll.register(self._bell, select.POLLIN)
         while self.lost is None:
             with self._reader_wanted:
                 # first parked, then the look: who adds a sink meanwhile sees the one or is seen
                 self._parked = True
                 self._reader_wanted.wait_for(self._is_wanted)
                 self._parked = False
-            with self.reading:
-                try:
-                    while self._is_wanted() and self.lost is None:
-                        self._read_turn(poll, self._wake[0])
-                except BrokerUnavailable:
-                    return
+            with self.reading, contextlib.suppress(BrokerUnavailable):
+                while self._is_wanted() and self.lost is None:
+                    self._read_turn(poll, self._bell)
+        self._tell_all()
 
-    def _read_turn(self, poll: select.poll, wake: int) -> None:
+    def _read_turn(self, poll: select.poll, bell: Bell) -> None:
         if not self._stash:
-            self._woken = False
+            bell.arm()
             events = poll.poll(CORK_S * 1000.0 if self._outbox else None)
             ready = {descriptor for descriptor, _ in events}
-            if wake in ready:
-                os.read(wake, 4096)
-            if not self._stash and not ready - {wake}:
+            if bell.fileno() in ready:
+                bell.clear()
+            if not self._stash and not ready - {bell.fileno()}:
                 self._flush()
                 return
         data = self.read()
@@ -334,28 +343,39 @@ class Connection:
         self._flush()
 
     def _flush(self) -> None:
-        if self._outbox:
-            with self._sending:
+        # whoever sends at the moment takes the outbox along; reading is what it may wait for
+        if self._outbox and self._sending.acquire(blocking=False):
+            try:
                 self._sent_at = monotonic()
                 self._flush_locked()
-
-    def _wake_reader(self) -> None:
-        """See to it that the background reader sends what is left in the outbox."""
-        if not self._woken and self._wake is not None:
-            self._woken = True
-            os.write(self._wake[1], b"\0")
+            finally:
+                self._sending.release()
 
     # ---- the end -------------------------------------------------------------------------------
 
-    def _lose(self, reason: str) -> BrokerUnavailable:
+    def failure(self) -> BrokerUnavailable:
+        """What to raise now that the connection is lost: a new one for each who is told."""
+        return BrokerUnavailable(str(self.lost))
+
+    def _mark_lost(self, reason: str) -> None:
         if self.lost is None:
             self.lost = BrokerUnavailable(f"lost the broker at {self.address}: {reason}")
-            while self.sinks:
+
+    def _lose(self, reason: str) -> BrokerUnavailable:
+        self._mark_lost(reason)
+        self._tell_all()
+        return self.failure()
+
+    def _tell_all(self) -> None:
+        """Tell all who wait for an answer that it will not come."""
+        while self.sinks:
+            try:
                 _, sink = self.sinks.popitem()
-                sink(None)
-            for flow in tuple(self.flows):
-                flow.bring(0, None)
-        return self.lost
+            except KeyError:
+                break  # another thread is telling them, too
+            sink(None)
+        for flow in tuple(self.flows):
+            flow.bring(0, None)
 
     def close(self) -> None:
         """Close; whatever is unanswered is given up."""
@@ -364,12 +384,16 @@ class Connection:
             self.socket.shutdown(socket.SHUT_RDWR)
         with self._reader_wanted:
             self._reader_wanted.notify_all()
-        self._woken = False
-        self._wake_reader()
+        if self._bell is not None:
+            self._bell.arm()
+            self._bell.ring()
         if self._reader is not None and self._reader is not threading.current_thread():
             self._reader.join()
-        self.socket.close()
-        if self._wake is not None:
-            for descriptor in self._wake:
-                os.close(descriptor)
-            self._wake = None
+        self._take_turn()
+        try:
+            self.socket.close()
+            if self._bell is not None:
+                self._bell.close()
+                self._bell = None
+        finally:
+            self._sending.release()

@@ -197,6 +197,9 @@ class _Flow:
                 connection.want_reader(-1)
             return self._take_brought()
         try:
+            if self._brought:
+                # whoever read until now was faster than this thread
+                return self._take_brought()
             data = connection.read(timeout_s)
             replies, others, rest = self._split(data)
             connection.keep(rest)
@@ -219,8 +222,8 @@ class _Flow:
 
     def _take_brought(self) -> list[Reply]:
         self._arrived.clear()
-        if self._connection.lost is not None:
-            raise self._connection.lost
+        if self._connection.lost is not None and not self._brought:
+            raise self._connection.failure()
         frames = [self._brought.popleft() for _ in range(len(self._brought))]
         return self._split(b"".join(frames))[0]
 

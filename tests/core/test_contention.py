@@ -77,7 +77,7 @@ figure = st.one_of(
 @settings(deadline=None, max_examples=300)
 @given(
     message=st.fixed_dictionaries(
-        {}, optional={key: figure for key in ("at", "wall_s", "cpu_s", "delay_s", "cores", "busy_s")}
+        {}, optional=dict.fromkeys(("at", "wall_s", "cpu_s", "delay_s", "cores", "busy_s"), figure)
     )
 )
 def test_whatever_is_reported_only_plain_figures_come_through(message: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from lbcore.core.fleet import Fleet, Worker
+from lbcore.core.fleet import Worker
 from lbcore.core.policies import POLICIES
 from lbcore.core.schema import POLICIES as CONFIGURED
 from lbcore.core.topology import WorkerConfig
@@ -187,9 +187,11 @@ def test_random_follows_the_weights(drive: Drive, weights: tuple[float, ...]) ->
 def test_power_of_two_never_takes_the_worst_of_a_small_fleet(drive: Drive) -> None:
     driver = drive(3, "power_of_two", seed=2)
     client = driver.client()
-    for _ in range(100):
+    for _ in range(200):
+        before = driver.pending()
         driver.send(client, "short")
-        assert max(driver.pending()) - min(driver.pending()) <= 2
+        (taken,) = [number for number in range(3) if driver.pending()[number] > before[number]]
+        assert before[taken] <= sorted(before)[1]
 
 
 def test_power_of_two_of_two_is_least_pending(drive: Drive) -> None:
@@ -286,8 +288,6 @@ def test_a_choice_does_not_look_at_more_workers_in_a_larger_fleet(
     drive: Drive, policy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: dict[int, int] = {}
-    able = Fleet, "ready"
-    assert able
     for size in (4, 1024):
         driver = drive(size, policy, seed=1, check=False)
         client = driver.client()

@@ -21,14 +21,19 @@ class RandomChoice(Policy):
         ready = self.fleet.ready
         if not ready:
             return None
-        heaviest = max(1.0, self.fleet.weight_max)
+        heaviest = self.fleet.weight_max
         # rejection: cost does not depend on the number of workers unless few of them qualify
         for _ in range(32):
             worker = ready[self.rng.randrange(len(ready))]
             if task in worker.tasks and self.rng.random() * heaviest < worker.config.weight:
                 return worker
         able = self.able(task)
-        return able[self.rng.randrange(len(able))] if able else None
+        point = self.rng.random() * sum(worker.config.weight for worker in able)
+        for worker in able:
+            point -= worker.config.weight
+            if point < 0.0:
+                return worker
+        return able[-1] if able else None
 
     def reason(self, task: int, winner: Worker, now: float) -> str:
         """One sentence for a person: why that worker won."""

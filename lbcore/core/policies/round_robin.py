@@ -46,8 +46,9 @@ class RoundRobin(Policy):
             elif task not in worker.tasks:
                 passed.append(heapq.heappop(turns))
             else:
-                self._clock = turn
-                heapq.heapreplace(turns, (turn + 1.0 / worker.config.weight, number))
+                # one that was passed over for want of the task is not owed those turns
+                self._clock = max(self._clock, turn)
+                heapq.heapreplace(turns, (self._clock + 1.0 / worker.config.weight, number))
                 chosen = worker
                 break
         for entry in passed:
