@@ -17,7 +17,7 @@ from tests.e2e.running import REPOSITORY, RunningSystem, survivors, topology
 #: inherited by every process that this run of the suite starts
 _RUN_MARK = "RUN_OF_A_TEST_SUITE"
 #: how long the last processes may take to end
-_LAST_ONES_S = 5.0
+_LAST_ONES_S = 2.0
 
 _run = uuid.uuid4().hex
 _files_before: set[Path] = set()

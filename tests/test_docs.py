@@ -293,7 +293,7 @@ def test_the_figures_in_the_text_of_balancing_are_the_constants() -> None:
 
 
 def test_the_protocol_page_is_complete() -> None:
-    """More of it is in ``tests/core/test_protocol_vectors.py``."""
+    """More of it is in ``tests/core/test_protocol_vectors.py`` and ``test_protocol_sockets.py``."""
     text = (REPOSITORY / "docs" / "protocol.md").read_text()
     assert all(f"| {kind.value} | {kind.name} | " in text for kind in Kind)
 

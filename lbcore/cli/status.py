@@ -73,8 +73,8 @@ Examples:
 \b
 pending: requests sent to the worker and not answered; backlog: expected
 seconds of that work; CPU: of its process and children, 100% is one core;
-speed: learned, 1 is the declared unit; load: expected seconds until an
-average request sent now would be done there.
+speed: learned, 1 is the declared unit; load: the backlog by its weight in
+the policy, to which a choice adds the time of the request itself.
 
 \b
 Exit codes: 0 all workers are RUNNING; 1 one is not, or the broker is down;

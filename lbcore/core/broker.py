@@ -134,17 +134,18 @@ class Broker:
                 outbox.to_client(client, table)
         return self._dispatched(now, outbox)
 
-    def worker_lost(self, number: int, now: float) -> list[Action]:
+    def worker_lost(self, number: int, now: float, running: int | None = None) -> list[Action]:
         """A worker's connection is gone: what it held goes to others.
 
-        Only what it was running costs an attempt: its first ``concurrency`` requests, since workers
+        Only what it was running costs an attempt.  ``running`` is the id of that request (0: none),
+        where it is known; else its first ``concurrency`` requests are taken for it, since workers
         begin them in order.  Those waiting behind are moved free of charge.
         """
         outbox = Outbox()
-        self._lose(self.ledger.fleet.workers[number], now, outbox)
+        self._lose(self.ledger.fleet.workers[number], now, outbox, running)
         return self._dispatched(now, outbox)
 
-    def _lose(self, worker: Worker, now: float, outbox: Outbox) -> None:
+    def _lose(self, worker: Worker, now: float, outbox: Outbox, running: int | None = None) -> None:
         ledger, number = self.ledger, worker.number
         ledger.buffers.pop(number, None)
         ledger.fleet.set_ready(worker, False)
@@ -157,16 +158,36 @@ class Broker:
         worker.counts.clear()
         ledger.fleet.forget_report(worker)
         ledger.in_flight -= len(held)
-        running, waiting = held[: worker.concurrency], held[worker.concurrency :]
-        again = [entry for entry in running if self._may_retry(worker, entry, outbox)]
-        moved = [entry for entry in waiting if entry[0] not in ledger.answered]
+        begun = held[: worker.concurrency]
+        if running is not None:
+            begun = self._begun(held, running)
+        blamed = {entry[0] for entry in begun}
+        again = {entry[0] for entry in begun if self._may_retry(worker, entry, outbox)}
+        moved = [
+            entry
+            for entry in held
+            if entry[0] not in ledger.answered and (entry[0] not in blamed or entry[0] in again)
+        ]
         ledger.answered.difference_update([request_id for request_id, _ in held])
-        ledger.requeue(again + moved)
+        ledger.requeue(moved)
         ledger.changed(worker, now)
         if held:
-            text = f"{worker.name} lost with {len(held)} requests; sent to others: {len(again)} of"
-            text += f" the {len(running)} it ran, {len(moved)} of the {len(waiting)} that waited"
-            outbox.add(Note("WARNING", text))
+            text = f"{worker.name} lost with {len(held)} requests, {len(begun)} of them running; "
+            text += f"{len(moved)} go to other workers"
+            outbox.add(Note("WARNING", text, begun[0][0] if len(begun) == 1 else 0))
+
+    def _begun(self, held: list[Entry], running: int) -> list[Entry]:
+        """Of the unanswered requests of a lost worker, in order, those it must answer for.
+
+        Those before the running one were done and their answers lost: no attempt of theirs died,
+        but one that must not run twice cannot be sent again.
+        """
+        ids = [request_id for request_id, _ in held]
+        if running not in ids:
+            return []
+        done = held[: ids.index(running)]
+        idempotent = self.ledger.tasks.idempotent
+        return [entry for entry in done if not idempotent(task_of(entry[1]))] + [held[len(done)]]
 
     def _may_retry(self, worker: Worker, entry: Entry, outbox: Outbox) -> bool:
         """Count the attempt that died; answer the request when it may not be tried again."""

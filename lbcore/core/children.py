@@ -136,6 +136,8 @@ class ChildDied:
 
     name: str
     cause: str
+    #: it was running a request: more likely that one's fault than its own
+    at_work: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,8 +233,9 @@ class Child:
     backoffs: int = 0
     #: when the last restarts happened, oldest first, at most ``restarts_max``
     restart_times: deque[float] = field(default_factory=deque)
-    #: why it died or failed last
+    #: why it died or failed last, and whether it was running a request then
     cause: str = ""
+    died_at_work: bool = False
     #: when it was asked to stop
     stop_at: float = 0.0
     #: signals sent to the present process, so that each is sent once

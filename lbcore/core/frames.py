@@ -29,7 +29,7 @@ REPLY_HEADER: Final = struct.Struct("<IBBHQfHH")
 REQUEST_SCAN: Final = struct.Struct("<IIQQ")
 REPLY_SCAN: Final = struct.Struct("<IIQfI")
 
-#: version of the protocol, in every HELLO and WELCOME
+#: version of the protocol, in every HELLO
 PROTOCOL_VERSION: Final = 1
 #: the largest HELLO or other control frame; a handshake never needs more
 CONTROL_BYTES_MAX: Final = 1 << 20

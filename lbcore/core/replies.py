@@ -16,6 +16,8 @@ from .ledger import Ledger
 
 #: this many failures in a row, and fast ones count as the work they did not do
 FAILURES_SUSPECT: Final = 2
+#: but not as more than so many requests: it may have recovered
+GHOSTS_MAX: Final = 16
 #: nobody's task takes decades; a worker that says so is not learned from
 SERVICE_MAX_S: Final = 1e9
 
@@ -126,10 +128,13 @@ def _suspect(
     """A worker that fails everything fast is not idle: what it skipped still counts as work."""
     worker.failures_in_row += count
     if worker.failures_in_row >= FAILURES_SUSPECT and ledger.fleet.costs[task].count:
-        skipped_s = count * (worker.service_s(task, now) - max(0.0, service_s))
+        expected_s = worker.service_s(task, now)
+        skipped_s = count * (expected_s - max(0.0, service_s))
         if skipped_s > 0.0:
-            until = now + skipped_s / worker.concurrency
-            worker.ghost_until = max(worker.ghost_until, until)
+            # each adds its own, or the second of two failures would be free of charge
+            until = max(now, worker.ghost_until) + skipped_s / worker.concurrency
+            most = now + max(count, GHOSTS_MAX) * expected_s
+            worker.ghost_until = max(worker.ghost_until, min(until, most))
 
 
 def settle(ledger: Ledger, worker: Worker, before: int, now: float) -> None:

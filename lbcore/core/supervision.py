@@ -169,6 +169,7 @@ class Supervision:
         child = self._children[event.name]
         assert child.alive, f"{child.name} died twice"
         child.alive, child.deadline, self._changed = False, None, True
+        child.died_at_work = event.at_work
         if child.state is ChildState.FATAL:
             return
         # a start that took too long was ended by us: its cause is known already
@@ -190,7 +191,8 @@ class Supervision:
             child.backoffs = 0
         while times and times[0] <= now - timing.restart_window_s:
             times.popleft()
-        if len(times) >= timing.restarts_max:
+        # a request that kills workers is stopped by its attempts; it must not stop the system
+        if len(times) >= timing.restarts_max and not child.died_at_work:
             self._move(child, Trigger.GIVE_UP, now)
             text = f"died ({child.cause}) after {len(times)} restarts in {now - times[0]:.0f} s"
             self._note("ERROR", child.name, f"{text}; given up")
@@ -287,7 +289,8 @@ class Supervision:
         match child.state:
             case ChildState.BACKOFF:
                 child.restarts += 1
-                child.restart_times.append(now)
+                if not child.died_at_work:
+                    child.restart_times.append(now)
                 self._spawn(child, now)
             case ChildState.STARTING:
                 child.cause = f"not ready within {self.timing.start_limit_s:g} s"

@@ -20,7 +20,7 @@ class TaskTable:
         self.specs: list[dict[str, Any]] = []
         #: name or alias -> number
         self.numbers: dict[str, int] = {}
-        #: the wire form for clients: name or alias -> number
+        #: changes with every task that is new or described anew
         self.version = 0
 
     def declared_s(self, number: int) -> float:

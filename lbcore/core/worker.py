@@ -6,6 +6,7 @@ and runs the tasks; a simulation can run the same class in virtual time.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Final
 
@@ -118,6 +119,9 @@ class ReplyBuffer:
         self.since = 0.0
         #: numbers of tasks whose last run was quick; a task is not tiny until it was seen to be
         self.tiny: set[int] = set()
+        #: numbers of tasks that must not run twice: their answers leave before anything else
+        #: begins, so that what the broker holds as unanswered, behind the first, has not begun
+        self.prompt: frozenset[int] = frozenset()
 
     def add(
         self, request_id: int, task: int, status: int, payload: bytes, service_s: float, now: float
@@ -127,8 +131,10 @@ class ReplyBuffer:
             self.since = now
         if service_s > SLOW_S:
             self.tiny.discard(task)
-        else:
+        elif task not in self.tiny and task not in self.prompt:
             self.tiny.add(task)
+        if task in self.prompt:
+            self.since = -math.inf
         tag = _REPLY | status << 8 | task << 16
         # one append: another thread may be flushing
         self.frames.append(

@@ -65,7 +65,8 @@ class ClientConnection(asyncio.Protocol):
         server = self._server
         server.connections.add(self)
         if len(server.connections) > server.topology.limits.connections:
-            self.refuse(f"too many connections (limits.connections: {len(server.connections) - 1})")
+            limit = server.topology.limits.connections
+            self.refuse(f"too many connections (limits.connections: {limit})")
             return
         loop = asyncio.get_running_loop()
         self._patience = loop.call_later(HELLO_S, self.refuse, "no greeting in time")
@@ -291,7 +292,7 @@ class _RequestChannel(_Channel):
             self._handshake = FrameBuffer(CONTROL_BYTES_MAX)
             server = self.link.server
             server.logger.warning("{}: connection lost", self.link.config.name)
-            server.perform(server.broker.worker_lost(self.link.number, monotonic()))
+            server.worker_lost(self.link.number)
 
 
 class _ControlChannel(_Channel):

@@ -14,7 +14,7 @@ import os
 import random
 import signal
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from time import monotonic
 from typing import Any, Final
 
@@ -52,7 +52,9 @@ _json = msgspec.json.Encoder().encode
 class BrokerServer:
     """Performs what the broker core decides."""
 
-    def __init__(self, topology: Topology, leash: socket.socket) -> None:
+    def __init__(
+        self, topology: Topology, leash: socket.socket, slots: Sequence[memoryview]
+    ) -> None:
         self.topology = topology
         self.logger = logs.setup_logging(topology.logs, log_folder(topology), "broker")
         logs.capture_output(self.logger)
@@ -64,6 +66,7 @@ class BrokerServer:
         self.clients: dict[int, ClientConnection] = {}
         self.connections: set[ClientConnection] = set()
         self._leash = leash
+        self._slots = slots
         self._leash_writer: asyncio.StreamWriter | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -130,6 +133,13 @@ class BrokerServer:
         """End ``run``."""
         if self._stopping is not None and not self._stopping.done():
             self._stopping.set_result(0)
+
+    def worker_lost(self, number: int) -> None:
+        """A worker's request connection broke: what it ran is still written in its slot."""
+        running: int | None = None
+        if number < len(self._slots) and self.topology.workers[number].concurrency == 1:
+            running = int.from_bytes(self._slots[number], "little")
+        self.perform(self.broker.worker_lost(number, monotonic(), running))
 
     # ---- performing ----------------------------------------------------------------------------
 
@@ -253,8 +263,16 @@ class BrokerServer:
             before, at = done, now
 
 
-def run_broker(topology: Topology, listener: socket.socket, leash: socket.socket) -> int:
-    """The broker process from its first to its last line; returns the exit code."""
-    server = BrokerServer(topology, leash)
+def run_broker(
+    topology: Topology,
+    listener: socket.socket,
+    leash: socket.socket,
+    slots: Sequence[memoryview] = (),
+) -> int:
+    """The broker process from its first to its last line; returns the exit code.
+
+    ``slots`` is shared memory in which each worker keeps the id of the request that it runs.
+    """
+    server = BrokerServer(topology, leash, slots)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(server.run(listener))

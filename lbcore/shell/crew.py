@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import mmap
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from lbcore.core.topology import Topology, WorkerConfig
@@ -16,7 +16,7 @@ from .child import ChildPlan
 from .listeners import BROKER, Listeners
 from .process import SLOT_BYTES, ChildProcess
 
-RunBroker = Callable[[Topology, socket.socket, socket.socket], int]
+RunBroker = Callable[[Topology, socket.socket, socket.socket, Sequence[memoryview]], int]
 RunWorker = Callable[[Topology, WorkerConfig, socket.socket, socket.socket, memoryview], int]
 
 
@@ -66,8 +66,11 @@ class Crew:
     def _make_broker(self) -> ChildProcess:
         listener = self._listeners.sockets[BROKER]
 
+        # what a worker was running is still in its slot when its connection breaks
+        slots = [self._slot(index) for index in range(1, 1 + len(self._listeners.topology.workers))]
+
         def target(leash: socket.socket) -> int:
-            return self._targets.run_broker(self._listeners.topology, listener, leash)
+            return self._targets.run_broker(self._listeners.topology, listener, leash, slots)
 
         return ChildProcess(ChildPlan(name=BROKER, listener=listener), target, self._slot(0))
 

@@ -309,7 +309,8 @@ class Supervisor:
             story = f"pid {death.pid} ended: {cause}, up {death.up_s:.1f} s, peak memory "
             text = f"{story}{death.peak_rss_bytes >> 20} MiB"
             self._log("INFO", process.plan.name, text, death.lost_request or 0)
-            self._handle(ChildDied(name=process.plan.name, cause=cause))
+            at_work = death.lost_request is not None
+            self._handle(ChildDied(name=process.plan.name, cause=cause, at_work=at_work))
         if not self._guard.is_alive():
             self._renew_guard()
         reap_orphans({*self._crew.pids(), self._guard.pid})

@@ -70,6 +70,7 @@ class Pool:
             except IndexError:
                 self._done()  # it was taken back
                 continue
+            server.running(request[0])
             task = server.numbered.get(request[1])
             if task is not None and task.is_async:
                 finished = asyncio.run_coroutine_threadsafe(
@@ -85,6 +86,7 @@ class Pool:
         with self._changed:
             self._busy -= 1
             if not self._busy:
+                self._server.running(0)
                 self._changed.notify_all()
 
     def _run(self, waiting: deque[Request], request: Request) -> None:

@@ -145,6 +145,10 @@ class WorkerServer:
                 for number, name in self.queue.names.items()
                 if name in by_name
             }
+            self.replies.prompt = frozenset(
+                number for number, task in self.numbered.items() if not task.idempotent
+            )
+            self.replies.tiny.clear()
             self.runners = {
                 number: partial(self._run_async, task) if task.is_async else task.run
                 for number, task in self.numbered.items()
@@ -179,10 +183,15 @@ class WorkerServer:
             end = perf_counter()
             add(request_id, number, status, payload, end - begin, end)
             begin = end
-        current[0] = 0
         set_request(0)
         if frames:
             self.flush(thread_time() - cpu_begin, begin - segment)
+        # not before its answer has left: who dies in between has run it
+        current[0] = 0
+
+    def running(self, request_id: int) -> None:
+        """Leave word of a running request (0: none) for those who find this process dead."""
+        self._current[0] = request_id
 
     def encode(self, value: Any, number: int) -> bytes:
         """The result of a task as it is sent.  Raises ``TypeError`` or ``TooLarge``."""

@@ -103,6 +103,8 @@ class SideThread(threading.Thread):
             return
         try:
             for kind, _, body in self._peers[peer].feed(data):
+                if peer not in self._peers:
+                    raise ProtocolError("a request before this side said welcome")
                 self._take_frame(peer, kind, body)
         except ProtocolError as error:
             logger.warning("connection refused: {}", error)
@@ -116,7 +118,7 @@ class SideThread(threading.Thread):
             if hello.get("lb") != PROTOCOL_VERSION:
                 raise ProtocolError(f"protocol version {hello.get('lb')!r:.20}")
             self._greet(peer, hello)
-        elif kind == Kind.RECALL and peer in self._controls:
+        elif kind == Kind.RECALL and peer in self._controls[-1:]:
             self._send(peer, control_frame(Kind.RECALLED, self._recall()))
         else:
             raise ProtocolError(f"a frame of kind {kind} out of place")
@@ -143,8 +145,9 @@ class SideThread(threading.Thread):
     def _recall(self) -> list[int]:
         """Requests that have not begun, those still in the connection's buffer included."""
         server = self._server
+        # when the main thread is reading, there is nothing left to read here
         if not server.reading.acquire(blocking=False):
-            return []  # the main thread waits for requests: there are none
+            return server.queue.recall()
         try:
             connection = server.connection
             while connection is not None:

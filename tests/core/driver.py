@@ -209,10 +209,10 @@ class Driver:
         hello = {"pid": 100 + number, "tasks": [dict(task) for task in tasks or self.tasks]}
         self.perform(self.broker.worker_joined(number, hello, self.now))
 
-    def lose(self, number: int) -> None:
-        """A worker's connection breaks."""
+    def lose(self, number: int, running: int | None = None) -> None:
+        """A worker's connection breaks; ``running`` is what it ran, as far as that is known."""
         self.held[number].clear()
-        self.perform(self.broker.worker_lost(number, self.now))
+        self.perform(self.broker.worker_lost(number, self.now, running))
 
     def replies(
         self,

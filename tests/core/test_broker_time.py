@@ -347,6 +347,19 @@ def test_with_enough_waiting_nobody_idles(drive: Drive) -> None:
     assert driver.held[1][0].id in ids[8:12]
 
 
+@pytest.mark.parametrize(("seconds", "held"), [(0.0004, 0), (0.01, 20), (0.1, 64)])
+def test_only_so_many_are_held_that_looking_at_them_pays(
+    drive: Drive, seconds: float, held: int
+) -> None:
+    fast_and_slow = [WorkerConfig(name="fast", weight=1000.0), WorkerConfig(name="slow")]
+    driver = drive(workers=fast_and_slow, tasks=[spec("job", seconds)])
+    client = driver.client()
+    first = driver.send(client, "job", 200)
+    # the fast one would do 100 of them before the slow one has done its first
+    assert driver.pending() == [1, 1]
+    assert driver.held[1][0].id == first[1 + held]
+
+
 def test_one_that_is_held_does_not_hold_up_those_behind_it(drive: Drive) -> None:
     workers = (*FAST_AND_SLOW, WorkerConfig(name="other", weight=0.1))
     driver = drive(workers=workers, join=False)

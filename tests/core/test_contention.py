@@ -93,6 +93,10 @@ def test_alone_on_its_core_a_worker_gets_all_of_it() -> None:
     assert measured(cpu_s=0.0, own_demand=0.0) == 1.0
 
 
+def test_business_that_is_not_a_number_says_nothing() -> None:
+    assert measured(delay_s=None, others_busy=math.nan) is None
+
+
 def test_waiting_for_a_neighbour_shows() -> None:
     assert measured(cpu_s=0.5, delay_s=0.5, own_demand=1.0) == pytest.approx(0.5)
     assert measured(cpu_s=0.06, delay_s=2.0, own_demand=1.0) == AVAILABILITY_MIN

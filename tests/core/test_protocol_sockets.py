@@ -1,6 +1,6 @@
 """A real broker, started by the command line, spoken to over plain sockets.
 
-``wire_spec`` is ``docs/protocol.md`` in Python and knows nothing of lb, whose own client is not used.
+``wire_spec`` is ``docs/protocol.md`` in Python and knows nothing of lb; its own client is not used.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -89,6 +90,24 @@ def die_once(trace: str) -> str:
     if Path(trace).read_text().count("\n") == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     return os.environ["LB_PROC_NAME"]
+
+
+@task
+def spawn(started: str) -> NoReturn:
+    """Start a process that would run for a minute, and wait for it."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    Path(started).write_text(str(child.pid))
+    sys.exit(child.wait())
+
+
+@task
+def fail_on(worker: str, seconds: float) -> str:
+    """Fail at once on that worker, and take some time on any other."""
+    name = os.environ["LB_PROC_NAME"]
+    if name == worker:
+        raise ConnectionError(name)
+    time.sleep(seconds)
+    return name
 
 
 class OddError(Exception):
@@ -226,3 +245,12 @@ def leave() -> None:
     """Let the next ones meet from the start."""
     global _arrived
     _arrived = 0
+
+
+@task(idempotent=False)
+def mark_once(trace: str, word: str, then_die: bool = False) -> None:
+    """Leave a word in a file, in no time; and die if asked to."""
+    with Path(trace).open("a") as file:
+        file.write(f"{word}\n")
+    if then_die:
+        os._exit(9)

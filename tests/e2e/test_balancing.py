@@ -107,6 +107,16 @@ def test_one_at_a_time_is_not_always_the_same(three: RunningSystem) -> None:
     assert len(shares) == 3
 
 
+def test_a_worker_that_fails_at_once_does_not_attract_the_load(system: Start) -> None:
+    client = system(2).client()
+    # until it is known what it costs
+    values(client, [("fail_on", ["nobody", 0.01])] * 10)
+    calls = [("fail_on", ["worker-1", 0.01])] * 100
+    failures = sum(reply.status != 0 for reply in client.stream(calls, window=4))
+    # its fair share would be half; one that is taken for idle gets nearly all
+    assert 10 <= failures <= 65
+
+
 def test_each_choice_is_one_line_at_debug(three: RunningSystem) -> None:
     client = three.client()
     (reply,) = client.stream([("sleep", [0.001])], explain=True)

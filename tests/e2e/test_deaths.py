@@ -20,8 +20,9 @@ from tests.e2e.running import (
 # ---- a worker ------------------------------------------------------------------------------------
 
 
-def test_a_worker_killed_under_load_costs_no_request(system: Start) -> None:
-    lb = system(2)
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_a_worker_killed_under_load_costs_no_request(concurrency: int, system: Start) -> None:
+    lb = system(f"{{count: 2, concurrency: {concurrency}}}")
     client = lb.client()
     calls = [("sleep", {"seconds": 0.002})] * 400
     answered, killed = 0, 0
@@ -114,33 +115,40 @@ def test_the_cause_of_a_death_is_told(how: str, cause: str, system: Start) -> No
         assert "in die" in lb.log("worker-1")
 
 
-def test_a_crash_loop_ends_in_a_clear_state(system: Start) -> None:
-    lb = system(2, start=False)
-    flag = lb.folder / "loop"
-    module = lb.folder / "loops.py"
-    module.write_text(
-        f"""
+LOOPS = """
 import os
 from lbcore import task
-if os.path.exists({str(flag)!r}) and os.environ["LB_PROC_NAME"] == "worker-1":
+if os.path.exists("loop") and os.environ["LB_PROC_NAME"] == "worker-1":
     os._exit(5)
 @task
 def loops() -> None: ...
 """
-    )
-    lb.config.write_text(lb.yaml.replace("tasks: [", "tasks: [loops.py, "))
-    lb.up()
-    flag.touch()
-    lb.kill("worker-1")
-    lb.wait_for(lambda state: state.workers[0].state == "FATAL", "FATAL")
-    restarts = lb.restarts("worker-1")
+
+
+def test_a_crash_loop_ends_in_a_clear_state(system: Start) -> None:
+    """Of one that ran before, and of one that never got that far: side by side, as each waits."""
+    yaml = "broker: {port: 0}\nworkers: 2\ntasks: [loops.py]\n"
+    never, ran = system(yaml=yaml, start=False), system(yaml=yaml, start=False)
+    for lb in (never, ran):
+        (lb.folder / "loops.py").write_text(LOOPS)
+    (never.folder / "loop").touch()
+    starting = never.popen("up", "-d")
+    ran.up()
+    (ran.folder / "loop").touch()
+    ran.kill("worker-1")
+    ran.wait_for(lambda state: state.workers[0].state == "FATAL", "FATAL")
+    restarts = ran.restarts("worker-1")
     assert restarts == 5
-    shown = lb.cli("status", code=1).stdout
+    shown = ran.cli("status", code=1).stdout
     assert re.search(r"^worker-1 +FATAL .* 5$", shown, re.MULTILINE)
-    assert "given up" in lb.log("supervisor")
+    assert "given up" in ran.log("supervisor")
     # the rest goes on
-    assert lb.client().call("where") == "worker-2"
-    assert lb.restarts("worker-1") == restarts
+    assert workers_at_work(ran.client()) == {"worker-2"}
+    assert ran.restarts("worker-1") == restarts
+    out, error = starting.communicate(timeout=PATIENCE_S)
+    assert (starting.returncode, out) == (3, "")
+    assert re.match(r"lb: worker-1 cannot start: died \(code 5\) after 5 restarts", error)
+    never.check_gone()
 
 
 # ---- the broker ----------------------------------------------------------------------------------
@@ -203,12 +211,12 @@ def test_answers_of_an_earlier_broker_reach_nobody(system: Start, tmp_path: Path
 def test_nothing_outlives_a_killed_supervisor(busy: bool, system: Start, tmp_path: Path) -> None:
     lb = system(2)
     if busy:
-        client = lb.client()
+        client, started = lb.client(), tmp_path / "started"
         client.submit("spin", 60)
-        started = tmp_path / "started"
-        client.submit("hold", str(started), str(tmp_path / "release"))
+        client.submit("spawn", str(started))
         wait_until(started.exists, "the task")
-    assert len(survivors(MARK, lb.mark)) >= 4
+    # supervisor, guard, broker, two workers, and the child of a task
+    assert len(survivors(MARK, lb.mark)) >= 5 + busy
     lb.kill("supervisor")
     lb.wait_gone(patience_s=2.0)
     lb.cli("status", code=3)

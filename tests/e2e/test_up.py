@@ -160,16 +160,6 @@ def test_a_worker_that_cannot_import_its_tasks_stops_the_start(system: Start) ->
     lb.check_gone()
 
 
-def test_a_task_module_that_ends_its_process_stops_the_start(system: Start) -> None:
-    lb = system(yaml="broker: {port: 0}\nworkers: 1\ntasks: [exits.py]\n", start=False)
-    (lb.folder / "exits.py").write_text("import os\nos._exit(9)\n")
-    error = lb.cli("up", "-d", code=3).stderr
-    assert "worker-1" in error
-    assert "code 9" in error
-    assert "restarts" in error
-    lb.check_gone()
-
-
 def test_the_number_of_workers_can_be_overridden(system: Start) -> None:
     lb = system(1, start=False)
     lb.up("--workers", "3")

@@ -53,15 +53,8 @@ def lb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSystem]:
         made.clean_up()
 
 
-@pytest.fixture(scope="module")
-def silent(lb: RunningSystem) -> Iterator[socket.socket]:
-    """A client that connects first of all and says nothing."""
-    with connect(lb.state().broker.address) as peer:
-        yield peer
-
-
 @pytest.fixture(autouse=True)
-def bystander(lb: RunningSystem, silent: socket.socket) -> Iterator[Client]:
+def bystander(lb: RunningSystem) -> Iterator[Client]:
     """A client that must not be disturbed by what a test does."""
     with lb.client() as client:
         assert client.call("echo", "before") == "before"
@@ -296,8 +289,8 @@ def test_fifty_clients_at_once(lb: RunningSystem) -> None:
 
 def test_too_many_connections_are_told_so(lb: RunningSystem) -> None:
     with ExitStack() as stack:
-        # the silent one and the bystander are there already
-        for _ in range(58):
+        # the bystander is there already
+        for _ in range(59):
             stack.enter_context(Peer(lb))
         with Peer(lb, greet=False) as peer:
             assert "too many connections (limits.connections: 60)" in peer.goodbye()

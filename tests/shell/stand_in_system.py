@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +198,12 @@ def behave(child: Child) -> int:
     return WAYS[wanted.get(child.name, "good")](child)
 
 
-def run_broker(topology: Topology, listener: socket.socket, leash: socket.socket) -> int:
+def run_broker(
+    topology: Topology,
+    listener: socket.socket,
+    leash: socket.socket,
+    slots: Sequence[memoryview],
+) -> int:
     """A broker that says how it is doing."""
     child = Child("broker", Path(topology.source).parent, listener, leash)
 
