@@ -32,7 +32,7 @@ class Requirements(NamedTuple):
 RUN = Requirements(
     "requirements.lock", ("click", "loguru", "msgspec", "psutil", "rich", "uvloop", "yaml")
 )
-TEST = Requirements("requirements-test.lock", (*RUN.modules, "hypothesis", "pytest"))
+TEST = Requirements("requirements-test.lock", (*RUN.modules, "hypothesis", "pytest", "xdist"))
 DEVELOP = Requirements("requirements-dev.lock", (*TEST.modules, "mypy", "ruff"))
 
 #: commands of a clone, not of an installed lb: what they need, and the modules they run

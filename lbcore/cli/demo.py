@@ -101,7 +101,8 @@ def demo() -> int:
             click.echo(f"lb: the broker was lost: {stop}", err=True)
         return exit_code_of(stop)
     click.echo("\nStopped; the folder is removed, nothing is left running.")
-    click.echo(f"Next: `{program_name()} up -d`, then `{program_name()} send --task sort --n 100`.")
+    name = program_name()
+    click.echo(f"Next:\n  {name} up -d\n  {name} send --task sort --n 100")
     return ExitCode.FAILED if outcome.tally.failed else ExitCode.OK
 
 

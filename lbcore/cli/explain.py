@@ -125,7 +125,7 @@ def print_decisions(screen: Console, decisions: Sequence[Facts]) -> None:
         screen.print(_headline(decision))
         screen.print(_decision_table(decision))
         for reason, names in _excluded(decision).items():
-            screen.print(f"{reason}: {', '.join(names)}")
+            screen.print(f"could not take it ({reason}): {', '.join(names)}")
         screen.print(verdict(decision))
 
 

@@ -20,7 +20,7 @@ from .costs import TaskCost
 from .dispatch import dispatch
 from .errors import DeadlineExceeded, ProtocolError, WorkerLost
 from .fleet import Worker, WorkerState
-from .frames import FrameBuffer, Kind, control_frame
+from .frames import CONTROL_BYTES_MAX, FrameBuffer, Kind, control_frame
 from .intake import read_requests
 from .ledger import STALL_CHECK_S, ClientRecord, Ledger, task_of
 from .policies.base import Random
@@ -123,7 +123,9 @@ class Broker:
         worker.state = WorkerState.RUNNING
         worker.successes = worker.failures_in_row = 0
         worker.ghost_until = 0.0
-        ledger.buffers[number] = FrameBuffer(ledger.limits.frame_bytes)
+        # an error with its traceback may be larger than a small limit on requests
+        bytes_max = max(ledger.limits.frame_bytes, CONTROL_BYTES_MAX)
+        ledger.buffers[number] = FrameBuffer(bytes_max)
         ledger.fleet.set_ready(worker, True)
         ledger.changed(worker, now)
         outbox = Outbox()

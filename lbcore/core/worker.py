@@ -14,6 +14,7 @@ import msgspec
 
 from .errors import ProtocolError, RequestError
 from .frames import (
+    CONTROL_BYTES_MAX,
     CPU_SCALE,
     CPU_UNKNOWN,
     HEADER_BYTES,
@@ -40,6 +41,11 @@ _pack = REPLY_SCAN.pack
 _encode = msgspec.msgpack.Encoder().encode
 
 
+def _buffer(frame_bytes_max: int) -> FrameBuffer:
+    """A buffer for requests, and for a table of tasks, which may be larger than a small limit."""
+    return FrameBuffer(max(frame_bytes_max, CONTROL_BYTES_MAX))
+
+
 class WorkerQueue:
     """The requests of one worker that have not begun, first come first served.
 
@@ -51,13 +57,13 @@ class WorkerQueue:
         self.waiting: deque[Request] = deque()
         #: task number -> name, as the broker numbered them
         self.names: dict[int, str] = {}
-        self._buffer = FrameBuffer(frame_bytes_max)
+        self._buffer = _buffer(frame_bytes_max)
 
     def connected(self, frame_bytes_max: int) -> None:
         """A broker connected anew: what an earlier one sent and did not begin is no longer ours."""
         # not emptied but replaced: a thread that took a request can tell which connection's it was
         self.waiting = deque()
-        self._buffer = FrameBuffer(frame_bytes_max)
+        self._buffer = _buffer(frame_bytes_max)
 
     def feed(self, data: bytes) -> bool:
         """Take in one read; True when it brought new task numbers.

@@ -11,7 +11,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 STUBS = Path(__file__).resolve().with_name("stubs")
 RUN_MODULES = ["click", "loguru", "msgspec", "psutil", "rich", "uvloop", "yaml"]
-TEST_MODULES = [*RUN_MODULES, "hypothesis", "pytest"]
+TEST_MODULES = [*RUN_MODULES, "hypothesis", "pytest", "xdist"]
 DEVELOP_MODULES = [*TEST_MODULES, "mypy", "ruff"]
 TIMEOUT_S = 60
 

@@ -26,7 +26,7 @@ def test_explain_shows_every_workers_numbers_the_winner_and_why(
     rows = [" ".join(line.split()) for line in lines[3:6]]
     assert rows[0] == "> worker-2 4.00 ms 0 s 4.00 ms 0 50% 0.2 s 95% 1.00"
     assert rows[1].startswith("worker-1 12.0 ms 8.00 ms")
-    assert "not considered (backoff): worker-3" in lines
+    assert "could not take it (backoff): worker-3" in lines
     sentence = " ".join(lines[7:])
     assert "worker-2 would be done soonest" in sentence
     assert "worker-1, 8.00 ms later." in sentence

@@ -83,6 +83,14 @@ class Answer(NamedTuple):
         return value
 
 
+def weighted(*weights: float, **more: Any) -> list[WorkerConfig]:
+    """Workers of these declared weights."""
+    return [
+        WorkerConfig(name=f"worker-{number + 1}", weight=weight, **more)
+        for number, weight in enumerate(weights)
+    ]
+
+
 def topology(
     workers: int | Sequence[WorkerConfig] = 2,
     policy: str | PolicyConfig = "least_load",
@@ -91,10 +99,7 @@ def topology(
 ) -> Topology:
     """A topology of that many equal workers, or of these."""
     if isinstance(workers, int):
-        workers = [
-            WorkerConfig(name=f"worker-{number + 1}", concurrency=concurrency)
-            for number in range(workers)
-        ]
+        workers = weighted(*[1.0] * workers, concurrency=concurrency)
     return Topology(
         name="tested",
         broker=Address(port=8000),
@@ -287,7 +292,9 @@ class Driver:
         """A client's connection ends."""
         self.perform(self.broker.client_left(number, self.now))
 
-    def request(self, client: int, task: str | int = "short", body: bytes = b"", **more: int) -> bytes:
+    def request(
+        self, client: int, task: str | int = "short", body: bytes = b"", **more: int
+    ) -> bytes:
         """A request frame with the client's next id."""
         self.sequence[client] += 1
         number = task if isinstance(task, int) else self.numbers[task]

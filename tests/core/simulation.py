@@ -1,9 +1,10 @@
-"""A driver whose virtual workers really take their time: arrivals, service, transit, CPU reports."""
+"""A driver whose virtual workers take their time: arrivals, service, transit, CPU reports."""
 
 from __future__ import annotations
 
 import heapq
 import itertools
+import random
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -115,19 +116,21 @@ class Simulation(Driver):
                 self.outcomes.append(Outcome(task, answer.status, answer.worker, sent_at, self.now))
             found.clear()
 
-    def call(self, task: str, count: int = 1, **more: int) -> None:
+    def call(self, task: str, count: int = 1) -> None:
         """The client sends requests now."""
         first = self.sequence[self.caller] + 1
         for sequence in range(first, first + count):
             self.sent_at[self.caller << 32 | sequence] = (task, self.now)
-        self.send(self.caller, task, count, **more)
+        self.send(self.caller, task, count)
 
     def arrivals(self, times: Iterable[tuple[float, str]]) -> None:
         """The client sends each of these requests at its time (seconds from now)."""
         for after_s, task in times:
             self.at(self.now + after_s, lambda task=task: self.call(task))  # type: ignore[misc]
 
-    def reports(self, figures: Callable[[int], dict[str, Any] | None], every_s: float = 0.25) -> None:
+    def reports(
+        self, figures: Callable[[int], dict[str, Any] | None], every_s: float = 0.25
+    ) -> None:
         """Each worker reports from now on; ``figures(worker)`` gives what differs, None nothing."""
 
         def report() -> None:
@@ -175,3 +178,28 @@ class Simulation(Driver):
         """That quantile of the latency."""
         ordered = sorted(outcome.latency_s for outcome in self.outcomes)
         return ordered[min(len(ordered) - 1, int(quantile * len(ordered)))]
+
+
+def poisson(rate: float, count: int, task: str = "job", seed: int = 1) -> list[tuple[float, str]]:
+    """Arrival times of a seeded open stream."""
+    source = random.Random(seed)
+    times, now = [], 0.0
+    for _ in range(count):
+        now += source.expovariate(rate)
+        times.append((now, task))
+    return times
+
+
+def one_at_a_time(
+    simulation: Simulation,
+    count: int,
+    task: str = "job",
+    between: Callable[[], None] = lambda: None,
+    pause_s: float = 0.01,
+) -> None:
+    """Each request is sent when the one before it is answered."""
+    for _ in range(count):
+        simulation.call(task)
+        simulation.run(lambda: not simulation.sent_at)
+        simulation.now += pause_s
+        between()

@@ -4,50 +4,15 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from lbcore.core.errors import Status
 from lbcore.core.policies import POLICIES
-from lbcore.core.topology import PolicyConfig, WorkerConfig
-from tests.core.driver import spec
-from tests.core.simulation import Simulation
+from tests.core.driver import spec, weighted
+from tests.core.simulation import Simulation, one_at_a_time, poisson
 
 EVERY_POLICY = sorted(POLICIES)
-
-
-def workers(*weights: float, **more: Any) -> list[WorkerConfig]:
-    return [
-        WorkerConfig(name=f"worker-{number + 1}", weight=weight, **more)
-        for number, weight in enumerate(weights)
-    ]
-
-
-def poisson(rate: float, count: int, task: str = "job", seed: int = 1) -> list[tuple[float, str]]:
-    """Arrival times of a seeded open stream."""
-    source = random.Random(seed)
-    times, now = [], 0.0
-    for _ in range(count):
-        now += source.expovariate(rate)
-        times.append((now, task))
-    return times
-
-
-def one_at_a_time(
-    simulation: Simulation,
-    count: int,
-    task: str = "job",
-    between: Callable[[], None] = lambda: None,
-    pause_s: float = 0.01,
-) -> None:
-    """Each request is sent when the one before it is answered."""
-    for _ in range(count):
-        simulation.call(task)
-        simulation.run(lambda: not simulation.sent_at)
-        simulation.now += pause_s
-        between()
 
 
 # ---- equal workers -----------------------------------------------------------------------------
@@ -97,13 +62,23 @@ def test_equal_workers_with_noisy_times_share_about_evenly(deviation: float) -> 
 
 
 def test_an_old_failure_is_forgotten() -> None:
+    ill = True
+
+    def fails(worker: int) -> bool:
+        return ill and worker == 1 and len(simulation.outcomes) >= 10
+
     simulation = Simulation(
         2,
         tasks=[spec("job", 0.01)],
-        service=lambda task, worker: 0.01,
-        status=lambda task, worker: int(worker == 1 and 10 <= len(simulation.outcomes) < 20),
+        service=lambda task, worker: 1e-5 if fails(worker) else 0.01,
+        status=lambda task, worker: int(fails(worker)),
     )
     one_at_a_time(simulation, 20)
+    assert simulation.fleet.workers[1].ghost_until > 0.0
+    ill = False
+    simulation.now += 1.0
+    simulation.report(0)
+    simulation.report(1)
     simulation.outcomes.clear()
     one_at_a_time(simulation, 100)
     assert simulation.shares() == [0.5, 0.5]
@@ -116,9 +91,7 @@ def test_fifteen_requests_on_fifteen_workers_are_one_each() -> None:
 
 
 def test_slots_fill_evenly() -> None:
-    simulation = Simulation(
-        3, concurrency=4, tasks=[spec("job")], service=lambda task, worker: 1.0
-    )
+    simulation = Simulation(3, concurrency=4, tasks=[spec("job")], service=lambda task, worker: 1.0)
     for sent in range(1, 13):
         simulation.call("job")
         assert max(simulation.pending()) - min(simulation.pending()) <= 1
@@ -200,7 +173,7 @@ def test_work_is_shared_by_speed() -> None:
 def test_a_much_slower_worker_is_not_given_a_long_request_while_a_fast_one_is_soon_free() -> None:
     true = [1.0, 1.0, 1.0, 0.1]
     simulation = Simulation(
-        workers(*true), tasks=[spec("job", 1.0)], service=lambda task, worker: 1.0 / true[worker]
+        weighted(*true), tasks=[spec("job", 1.0)], service=lambda task, worker: 1.0 / true[worker]
     )
     simulation.arrivals(poisson(1.5, 300))
     simulation.run()
@@ -212,7 +185,7 @@ def test_a_much_slower_worker_is_not_given_a_long_request_while_a_fast_one_is_so
 def test_holding_for_the_fast_worker_does_not_lose_work() -> None:
     true = [1.0, 1.0, 0.5, 0.25]
     simulation = Simulation(
-        workers(*true), tasks=[spec("job", 1.0)], service=lambda task, worker: 1.0 / true[worker]
+        weighted(*true), tasks=[spec("job", 1.0)], service=lambda task, worker: 1.0 / true[worker]
     )
     simulation.arrivals(poisson(0.9 * sum(true), 800, seed=3))
     simulation.run()
@@ -225,7 +198,7 @@ def test_long_and_short_one_at_a_time_never_starve() -> None:
     true = [1.0, 0.2]
     cost = {"long": 3.0, "short": 0.1}
     simulation = Simulation(
-        workers(*true),
+        weighted(*true),
         tasks=[spec("long", 3.0), spec("short", 0.1)],
         service=lambda task, worker: cost[task] / true[worker],
     )
@@ -241,11 +214,12 @@ def test_long_and_short_one_at_a_time_never_starve() -> None:
 def test_every_policy_answers_everything(policy: str, concurrency: int) -> None:
     source = random.Random(5)
     simulation = Simulation(
-        workers(1.0, 2.0, 0.5, concurrency=concurrency),
+        weighted(1.0, 2.0, 0.5, concurrency=concurrency),
         policy,
         tasks=[spec("job", 0.1), spec("tiny", 1e-6), spec("milli", 0.002)],
-        service=lambda task, worker: {"job": 0.1, "tiny": 1e-6, "milli": 0.002}[task]
-        * source.lognormvariate(0, 1),
+        service=lambda task, worker: (
+            {"job": 0.1, "tiny": 1e-6, "milli": 0.002}[task] * source.lognormvariate(0, 1)
+        ),
     )
     stream = [
         (source.uniform(0, 5), source.choice(["job", "tiny", "tiny", "milli"])) for _ in range(400)
@@ -332,113 +306,3 @@ def test_a_stalled_worker_keeps_one_request() -> None:
     assert len(simulation.outcomes) == 299
     assert simulation.pending()[1] == 1
     assert simulation.latency_s(0.99) < 2.0
-
-
-# ---- pending and CPU ---------------------------------------------------------------------------
-
-
-def test_weights_of_zero_ignore_their_input() -> None:
-    simulation = Simulation(
-        2,
-        PolicyConfig(name="least_load", cpu_weight=0.0),
-        tasks=[spec("job")],
-        service=lambda task, worker: 1.0,
-    )
-    simulation.report(0, cpu_s=0.05, delay_s=0.2)
-    assert simulation.fleet.workers[0].availability < 0.3
-    one_at_a_time(simulation, 20)
-    assert simulation.shares() == [0.5, 0.5]
-    blind = Simulation(
-        workers(2.0, 1.0),
-        PolicyConfig(name="least_load", pending_weight=0.0),
-        tasks=[spec("job")],
-        service=lambda task, worker: 1.0,
-    )
-    blind.call("job", 5)
-    blind.run()
-    assert blind.shares() == [1.0, 0.0]
-
-
-LIES: list[dict[str, Any]] = [
-    {"cpu_s": math.nan},
-    {"cpu_s": math.inf, "delay_s": math.inf},
-    {"cpu_s": 1e300, "wall_s": 1e-300},
-    {"delay_s": -1.0},
-    {"wall_s": 0.0},
-    {"at": math.inf},
-    {"cores": 0},
-    {"busy_s": "much"},
-    {"cpu_s": None},
-    {"cores": 10**9, "busy_s": 1e9},
-]
-
-
-@pytest.mark.parametrize("lie", LIES, ids=str)
-def test_figures_that_cannot_be_do_no_harm(lie: dict[str, Any]) -> None:
-    def run(liar: int | None) -> list[float]:
-        simulation = Simulation(3, tasks=[spec("job")], service=lambda task, worker: 1.0)
-        simulation.reports(lambda worker: lie if worker == liar else {"cpu_s": 0.2})
-        simulation.arrivals(poisson(2.0, 100))
-        simulation.run()
-        return [outcome.latency_s for outcome in simulation.outcomes]
-
-    assert run(0) == run(None)
-
-
-@pytest.mark.parametrize("figures", [{"cpu_s": 0.0, "busy_s": 0.25}, {"cpu_s": 0.25}, None])
-def test_false_but_possible_figures_hardly_matter(figures: dict[str, Any] | None) -> None:
-    """All idle, all busy, or no reports at all, from every worker."""
-
-    def run(says: dict[str, Any] | None) -> float:
-        simulation = Simulation(4, tasks=[spec("job")], service=lambda task, worker: 1.0)
-        simulation.reports(lambda worker: says)
-        simulation.arrivals(poisson(3.2, 400))
-        simulation.run()
-        return simulation.latency_s(0.99)
-
-    assert run(figures) <= 1.02 * run({})
-
-
-def test_one_that_says_it_is_starved_is_still_used() -> None:
-    simulation = Simulation(2, tasks=[spec("job")], service=lambda task, worker: 1.0)
-    simulation.reports(
-        lambda worker: {"cpu_s": 0.02, "delay_s": 0.23} if worker == 0 else {"cpu_s": 0.2}
-    )
-    simulation.arrivals(poisson(1.7, 300))
-    simulation.run()
-    assert simulation.shares()[0] > 0.3
-
-
-def hogged(task_share: float) -> list[float]:
-    """The shares of two workers, of which the first shares its core with a neighbour."""
-    simulation = Simulation(
-        2,
-        tasks=[spec("job")],
-        cpu_share=task_share,
-        service=lambda task, worker: 1.0 / (0.5 if worker == 0 and task_share else 1.0),
-    )
-    simulation.reports(
-        lambda worker: {"cpu_s": 0.1, "delay_s": 0.1, "busy_s": 0.25} if worker == 0 else {}
-    )
-    one_at_a_time(simulation, 40)
-    return simulation.shares()
-
-
-def test_a_neighbour_repels_what_computes_but_not_what_sleeps() -> None:
-    assert hogged(1.0)[0] < 0.1
-    assert hogged(0.0) == pytest.approx([0.5, 0.5], abs=0.05)
-
-
-def test_when_reports_stop_their_effect_fades_even_for_a_worker_that_idles() -> None:
-    simulation = Simulation(
-        workers(1.0, 0.3, 1.0), tasks=[spec("job")], service=lambda task, worker: 1.0
-    )
-    simulation.report(2, cpu_s=0.02, delay_s=0.23)
-    simulation.call("job", 1)
-    assert simulation.pending() == [1, 0, 0]
-    simulation.now += 5.0
-    views = [{"name": worker.name, "restarts": 0} for worker in simulation.fleet.workers]
-    simulation.perform(simulation.broker.fleet_reported(views, simulation.now))
-    # the first one is late by seconds by now
-    simulation.call("job", 1)
-    assert simulation.pending() == [1, 0, 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -22,7 +23,11 @@ def test_a_request_goes_to_a_worker_and_its_answer_comes_back(drive: Drive) -> N
     client = driver.client()
     (request_id,) = driver.send(client, "short", body=b"\x81\xa1n\x05")
     (held,) = driver.held[0]
-    assert (held.id, held.task, held.body) == (request_id, driver.numbers["short"], b"\x81\xa1n\x05")
+    assert (held.id, held.task, held.body) == (
+        request_id,
+        driver.numbers["short"],
+        b"\x81\xa1n\x05",
+    )
     driver.answer(0, body=b"\x2a", service_s=0.25)
     (answer,) = driver.answers[client]
     assert (answer.id, answer.status, answer.body) == (request_id, 0, b"\x2a")
@@ -102,7 +107,7 @@ def outcome(cuts: list[int]) -> tuple[list[tuple[int, int]], list[bytes], int, i
     client = driver.client()
     stream = mixed_stream(driver, client)
     places = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
-    for begin, end in zip(places, places[1:], strict=False):
+    for begin, end in pairwise(places):
         driver.from_client(client, stream[begin:end])
     bodies: list[bytes] = []
     while driver.held[0]:
@@ -224,7 +229,9 @@ def test_too_large_a_request_is_refused_and_skipped(drive: Drive) -> None:
         driver.from_client(client, large[begin : begin + 100])
         if begin >= HEADER_BYTES:
             assert driver.statuses(client) == [Status.TOO_LARGE]
-    assert "1001 bytes of arguments; the limit is 1000" in driver.answers[client][0].error["message"]
+    assert (
+        "1001 bytes of arguments; the limit is 1000" in driver.answers[client][0].error["message"]
+    )
     driver.from_client(client, fitting)
     assert sum(driver.pending()) == 1
     assert driver.ledger.accepted == 1

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from lbcore.core.actions import CloseWorker
 from lbcore.core.errors import ProtocolError, Status
-from lbcore.core.frames import HEADER_BYTES, Flag, Kind, control_frame, reply_frame, request_frame
+from lbcore.core.frames import (
+    CONTROL_BYTES_MAX,
+    HEADER_BYTES,
+    Flag,
+    Kind,
+    control_frame,
+    reply_frame,
+    request_frame,
+)
 from lbcore.core.topology import Limits
 from tests.core.driver import Driver, spec
 
@@ -193,6 +202,18 @@ def test_an_error_of_the_task_is_passed_on_and_not_retried(drive: Drive) -> None
     driver.assert_empty()
 
 
+def test_a_traceback_may_be_larger_than_a_small_limit_on_requests(drive: Drive) -> None:
+    driver = drive(workers=1, limits=Limits(frame_bytes=1024), check=False)
+    client = driver.client()
+    driver.send(client, "short")
+    data = driver.replies(0, status=Status.TASK_ERROR, body=bytes(20_000))
+    driver.from_worker(0, data[:5000])
+    driver.from_worker(0, data[5000:])
+    assert driver.closed == []
+    assert [len(answer.body) for answer in driver.answers[client]] == [20_000]
+    driver.assert_empty()
+
+
 def test_answers_to_nothing_are_dropped(drive: Drive) -> None:
     driver = drive(workers=1)
     clients = [driver.client(), driver.client()]
@@ -213,7 +234,7 @@ BROKEN = [
     request_frame(1, 0, b"a request"),
     bytes(HEADER_BYTES),
     b"\xff" * 40,
-    reply_frame(5, 0, bytes(1001))[:40],
+    reply_frame(5, 0, bytes(CONTROL_BYTES_MAX + 1))[:40],
 ]
 
 
@@ -271,7 +292,7 @@ def test_a_recall_of_ids_that_are_not_there_is_harmless(drive: Drive) -> None:
     driver = drive(workers=1)
     client = driver.client()
     (request_id,) = driver.send(client, "short")
-    strange: list[object] = [5, 1 << 70, "x", None, [1], {}, -1, 2.5]
+    strange: list[Any] = [5, 1 << 70, "x", None, [1], {}, -1, 2.5]
     driver.perform(driver.broker.worker_recalled(0, strange, driver.now))
     assert driver.pending() == [1]
     driver.finish()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import pytest
@@ -43,6 +44,7 @@ RARE = 5
 UNKNOWN = 99
 FRAME_BYTES = 100
 
+FIGURES = ("at", "wall_s", "cpu_s", "delay_s", "cores", "busy_s", "rss_bytes")
 any_number = st.one_of(
     st.floats(), st.sampled_from([math.nan, math.inf, 0.0, 1e308]), st.integers(-5, 10**6)
 )
@@ -183,10 +185,7 @@ class BrokerMachine(RuleBasedStateMachine):
         number=st.integers(0, WORKERS - 1),
         figures=st.fixed_dictionaries(
             {},
-            optional={
-                key: any_number
-                for key in ("at", "wall_s", "cpu_s", "delay_s", "cores", "busy_s", "rss_bytes")
-            },
+            optional=dict.fromkeys(FIGURES, any_number),
         ),
     )
     def worker_reports(self, number: int, figures: dict[str, Any]) -> None:
@@ -263,7 +262,7 @@ class BrokerMachine(RuleBasedStateMachine):
 def test_every_request_gets_exactly_one_answer(policy: str, concurrency: int) -> None:
     examples = 40 if policy == "least_load" else 10
     run_state_machine_as_test(
-        lambda: BrokerMachine(policy, concurrency),
+        partial(BrokerMachine, policy, concurrency),  # type: ignore[arg-type]
         settings=settings(
             max_examples=examples,
             stateful_step_count=40,

@@ -68,6 +68,10 @@ def test_the_share_of_cpu_is_what_it_would_be_undisturbed() -> None:
     assert cost.cpu_share <= 1.0
 
 
+def test_the_first_samples_count_alike() -> None:
+    assert learned([1.0, 2.0, 3.0, 2.0], declared_s=50.0).mean_s == pytest.approx(2.0)
+
+
 def test_it_converges_on_a_steady_cost() -> None:
     assert learned([0.02] * 20, declared_s=7.0).mean_s == pytest.approx(0.02)
 

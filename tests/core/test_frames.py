@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -57,7 +59,7 @@ frames_of_any_kind = st.lists(
 def pieces(stream: bytes, cuts: list[int]) -> list[bytes]:
     """The stream, cut at these places."""
     places = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
-    return [stream[begin:end] for begin, end in zip(places, places[1:], strict=False)]
+    return [stream[begin:end] for begin, end in pairwise(places)]
 
 
 def test_every_byte_of_a_request() -> None:
@@ -178,10 +180,9 @@ def test_what_is_skipped_is_never_seen() -> None:
 def test_a_body_is_one_msgpack_value_or_a_protocol_error(body: bytes) -> None:
     try:
         value = decode_body(body)
-    except ProtocolError as error:
-        assert "not valid msgpack" in str(error)
-    else:
-        assert value == msgspec.msgpack.decode(body) or value != value
+    except ProtocolError:
+        return
+    assert value == msgspec.msgpack.decode(body) or value != value
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,9 @@ def test_what_is_kept_is_bounded(workers: int) -> None:
     driver = Driver(workers, check=False)
     views = [{"name": f"worker-{number}", "load": 0.0} for number in range(workers)]
     for number in range(1200):
-        journal.record({"task": "t"}, [(number, b"")], driver.fleet.workers[0], views, float(number))
+        journal.record(
+            {"task": "t"}, [(number, b"")], driver.fleet.workers[0], views, float(number)
+        )
     assert len(journal.decisions) <= DECISIONS_KEPT
     assert len(journal.decisions) * workers <= max(VIEWS_KEPT, workers)
     assert journal.find([1199], 1200.0)[0]["request"] == "0:1199"

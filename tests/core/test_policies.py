@@ -11,17 +11,9 @@ import pytest
 from lbcore.core.fleet import Worker
 from lbcore.core.policies import POLICIES
 from lbcore.core.schema import POLICIES as CONFIGURED
-from lbcore.core.topology import WorkerConfig
-from tests.core.driver import Driver, spec
+from tests.core.driver import Driver, spec, weighted
 
 Drive = Callable[..., Driver]
-
-
-def workers(*weights: float) -> list[WorkerConfig]:
-    return [
-        WorkerConfig(name=f"worker-{number + 1}", weight=weight)
-        for number, weight in enumerate(weights)
-    ]
 
 
 def chosen(driver: Driver, count: int, task: int = 0) -> list[int]:
@@ -100,7 +92,7 @@ def test_round_robin_takes_turns(drive: Drive) -> None:
 
 
 def test_round_robin_spreads_the_turns_of_a_weight(drive: Drive) -> None:
-    driver = drive(workers(2.0, 1.0, 1.0), "round_robin")
+    driver = drive(weighted(2.0, 1.0, 1.0), "round_robin")
     turns = chosen(driver, 40)
     assert shares(turns, 3) == [0.5, 0.25, 0.25]
     assert all(turns[begin : begin + 4].count(0) == 2 for begin in range(0, 40, 4))
@@ -144,7 +136,7 @@ def test_least_pending_sends_to_the_fewest(drive: Drive) -> None:
 
 
 def test_least_pending_counts_per_weight(drive: Drive) -> None:
-    driver = drive(workers(3.0, 1.0), "least_pending")
+    driver = drive(weighted(3.0, 1.0), "least_pending")
     client = driver.client()
     driver.send(client, "short", 40)
     assert driver.pending() == [30, 10]
@@ -172,7 +164,7 @@ def test_random_is_random_but_repeatable(drive: Drive) -> None:
     [(1.0, 1.0, 1.0), (3.0, 2.0, 1.0), (0.03, 0.01), (1.0, 9.0), (500.0, *[1.0] * 100)],
 )
 def test_random_follows_the_weights(drive: Drive, weights: tuple[float, ...]) -> None:
-    driver = drive(workers(*weights), "random", seed=3)
+    driver = drive(weighted(*weights), "random", seed=3)
     count = 6000
     found = shares(chosen(driver, count), len(weights))
     for share, weight in zip(found, weights, strict=True):
@@ -203,13 +195,13 @@ def test_power_of_two_of_two_is_least_pending(drive: Drive) -> None:
 
 
 def test_power_of_two_counts_per_weight(drive: Drive) -> None:
-    driver = drive(workers(3.0, 1.0), "power_of_two", seed=2)
+    driver = drive(weighted(3.0, 1.0), "power_of_two", seed=2)
     client = driver.client()
     driver.send(client, "short", 80)
     assert driver.pending()[0] == pytest.approx(60, abs=2)
 
 
-def test_power_of_two_is_fair_among_idle_workers(drive: Drive) -> None:
+def test_power_of_two_is_fair_among_idle_weighted(drive: Drive) -> None:
     driver = drive(4, "power_of_two", seed=9)
     assert shares(chosen(driver, 4000), 4) == pytest.approx([0.25] * 4, abs=0.03)
 
@@ -229,7 +221,7 @@ def test_power_of_two_is_much_better_than_random(drive: Drive) -> None:
 
 
 def test_least_load_takes_the_worker_that_would_be_done_soonest(drive: Drive) -> None:
-    driver = drive(workers(1.0, 0.5, 0.1))
+    driver = drive(weighted(1.0, 0.5, 0.1))
     client = driver.client()
     driver.send(client, "short")
     assert driver.pending() == [1, 0, 0]
@@ -242,7 +234,7 @@ def test_least_load_takes_the_worker_that_would_be_done_soonest(drive: Drive) ->
 
 def test_least_load_ranks_like_the_load_of_every_worker(drive: Drive) -> None:
     source = random.Random(8)
-    driver = drive(workers(*[source.choice([0.5, 1.0, 1.0, 2.0, 7.0]) for _ in range(20)]))
+    driver = drive(weighted(*[source.choice([0.5, 1.0, 1.0, 2.0, 7.0]) for _ in range(20)]))
     client = driver.client()
     policy, tasks = driver.ledger.policy, [0, 1, 2, 3]
     for _ in range(300):
@@ -304,6 +296,37 @@ def test_a_choice_does_not_look_at_more_workers_in_a_larger_fleet(
             looks[size] = seen.count + listed.walked
             driver.fleet.ready = list(listed)
     assert looks[1024] <= 1.5 * looks[4]
+
+
+def test_slower_workers_are_not_looked_at_while_a_fast_one_is_idle(
+    drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = drive(weighted(*[1.1**number for number in range(40)]))
+    with monkeypatch.context() as patch:
+        seen = Looks(patch)
+        assert chosen(driver, 1) == [39]
+    assert seen.count < 20
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_with_no_worker_up_no_request_is_looked_at(
+    drive: Drive, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = drive(2, policy)
+    client = driver.client()
+    driver.lose(0)
+    driver.lose(1)
+    looks = 0
+
+    def choose(task: int, now: float, startable: bool = False) -> None:
+        nonlocal looks
+        looks += 1
+
+    monkeypatch.setattr(driver.ledger.policy, "choose", choose)
+    for _ in range(50):
+        driver.send(client, "short", deadline_ms=60_000)
+    driver.advance(1.0)
+    assert looks == 0
 
 
 class ListedReady(list[Worker]):

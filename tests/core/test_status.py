@@ -158,7 +158,7 @@ def test_descriptions_are_renewed_when_a_worker_brings_newer_ones(drive: Drive) 
     driver.lose(0)
     driver.join(0, [spec("job", 1.0, doc="new", aliases=["Job"]), spec("more")])
     tasks = driver.ask(client, {"op": "tasks"})
-    assert [(task["name"], task["doc"] if "doc" in task else "") for task in tasks] == [
+    assert [(task["name"], task.get("doc", "")) for task in tasks] == [
         ("job", "new"),
         ("more", ""),
     ]

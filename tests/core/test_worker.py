@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from lbcore.core.errors import ProtocolError, TaskError
 from lbcore.core.frames import (
+    CONTROL_BYTES_MAX,
     CPU_UNKNOWN,
     HEADER_BYTES,
     REPLY_HEADER,
@@ -67,9 +69,7 @@ def test_any_cut_of_the_stream_gives_the_same_requests(
     )
     places = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
     queue = WorkerQueue(LIMIT)
-    renumbered = [
-        queue.feed(stream[begin:end]) for begin, end in zip(places, places[1:], strict=False)
-    ]
+    renumbered = [queue.feed(stream[begin:end]) for begin, end in pairwise(places)]
     assert list(queue.waiting) == [part for part in parts if isinstance(part, tuple)]
     tables = [part for part in parts if not isinstance(part, tuple)]
     assert any(renumbered) == bool(tables)
@@ -116,8 +116,18 @@ def test_a_frame_that_a_broker_does_not_send_is_a_protocol_error(kind: Kind) -> 
 
 
 def test_too_large_a_frame_is_a_protocol_error() -> None:
-    with pytest.raises(ProtocolError, match="the limit is 1000"):
-        WorkerQueue(LIMIT).feed(request_frame(1, 0, bytes(LIMIT + 1))[:100])
+    limit = 2 * CONTROL_BYTES_MAX
+    with pytest.raises(ProtocolError, match=f"the limit is {limit}"):
+        WorkerQueue(limit).feed(request_frame(1, 0, bytes(limit + 1))[:100])
+
+
+def test_a_table_of_many_tasks_may_be_larger_than_a_small_limit_on_requests() -> None:
+    queue = WorkerQueue(LIMIT)
+    frame = control_frame(Kind.TASKS, {f"task-{number}": number for number in range(500)})
+    assert len(frame) > 2 * LIMIT
+    assert not queue.feed(frame[:100])
+    assert queue.feed(frame[100:])
+    assert len(queue.names) == 500
 
 
 def test_what_has_not_begun_is_given_back_in_order() -> None:
