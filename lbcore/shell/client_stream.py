@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from lbcore.core.errors import BadArguments, RequestError, Status, TooLarge
+from lbcore.core.errors import BadArguments, LBError, RequestError, Status, TooLarge
 from lbcore.core.frames import HEADER_BYTES, REPLY_HEADER, REQUEST_HEADER, Flag, Kind
 
 from .client_calls import deadline_ms_of, encode_arguments, error_body, reply_error, unknown_task
@@ -121,11 +121,14 @@ class _Flow:
         self._brought: deque[bytes] = deque()
         self._arrived = threading.Event()
         connection.flows.add(self)
-        self._last_arguments: Arguments = None
-        self._last_body = b""
+        #: why the calls ended before their end
+        self._error: LBError | None = None
 
     def fill(self) -> bool:
-        """Send as much as there is room for; False when everything is sent and answered."""
+        """Send as much as there is room for; False when everything is sent and answered.
+
+        Raises ``BadArguments`` or ``UnknownTask`` for a call that cannot be sent, in its turn.
+        """
         if not self._ended:
             in_flight = len(self._open)
             room = self._window - in_flight
@@ -138,34 +141,39 @@ class _Flow:
                 room = min(room, due - self._sent)
             if room > 0 and (room * BATCH_SHARE >= self._window or not in_flight or self._rate):
                 self._send(room)
-        return bool(self._open or self._refused or not self._ended)
+        if self._open or self._refused or not self._ended:
+            return True
+        if self._error is not None:
+            raise self._error
+        return False
 
     def _send(self, count: int) -> None:
-        batch = list(islice(self._calls, count))
-        self._ended = len(batch) < count
         connection = self._connection
         numbers, limit = connection.tasks, connection.frame_bytes_max
         pack, flags, deadline_ms = REQUEST_HEADER.pack, self._flags, self._deadline_ms
-        opened, position, now = self._open, self._sent, monotonic()
+        opened, begin, position, now = self._open, self._sent, self._sent, monotonic()
         frames: list[bytes] = []
-        for request_id, (task, arguments) in zip(
-            connection.next_ids(len(batch)), batch, strict=True
-        ):
-            if arguments is not self._last_arguments:
-                self._last_body = _body(arguments)
-                self._last_arguments = arguments
-            body = self._last_body
-            number = numbers.get(task)
-            if number is None:
-                raise unknown_task(task, numbers)
-            if len(body) > limit:
-                self._refuse(position, request_id, len(body), limit)
-            else:
-                opened[request_id] = (position, now)
-                frames.append(
-                    pack(len(body), _REQUEST, flags, number, request_id, deadline_ms, 0) + body
-                )
-            position += 1
+        try:
+            for request_id, (task, arguments) in zip(
+                connection.next_ids(count), islice(self._calls, count), strict=False
+            ):
+                # at once: the caller may use the same dict again for the next call
+                body = b"" if arguments is None else _body(arguments)
+                number = numbers.get(task)
+                if number is None:
+                    raise unknown_task(task, numbers)
+                if len(body) > limit:
+                    self._refuse(position, request_id, len(body), limit)
+                else:
+                    opened[request_id] = (position, now)
+                    frames.append(
+                        pack(len(body), _REQUEST, flags, number, request_id, deadline_ms, 0) + body
+                    )
+                position += 1
+        except LBError as error:
+            # its turn is after the answers to all before it
+            self._error = error
+        self._ended = self._error is not None or position - begin < count
         self._sent = position
         if frames:
             connection.send(b"".join(frames))
