@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from .actions import Control, Outbox
+from .dispatch import start_now
 from .errors import (
     BadRequest,
     Busy,
@@ -129,7 +130,8 @@ def _admit(
             frame_bytes = size_of(entries)
         if not entries:
             return False
-        queue.append(Run(client.number, task, entries, explain), frame_bytes)
+        if queue.count or explain or not start_now(ledger, task, entries, now, outbox):
+            queue.append(Run(client.number, task, entries, explain), frame_bytes)
         client.in_flight += len(entries)
         client.accepted += len(entries)
         ledger.accepted += len(entries)

@@ -23,7 +23,7 @@ VIEWS_KEPT: Final = 20_000
 #: in a fleet of at most so many workers choices are recorded without having been asked for:
 RECORD_WORKERS_MAX: Final = 64
 #: every one for tasks at least this long,
-RECORD_COST_S: Final = 0.005
+RECORD_COST_S: Final = 0.05
 #: one in this time for others
 RECORD_EVERY_S: Final = 0.2
 

@@ -53,6 +53,8 @@ class Connection:
         #: held by whoever writes to the socket; taken by ``_take_turn`` only
         self._sending = threading.RLock()
         self._numbering = threading.Lock()
+        #: what is read goes here first: to ask for so many bytes anew each time costs 15 µs
+        self._room = memoryview(bytearray(READ_BYTES))
         self._sequence = 0
         self._outbox: list[bytes] = []
         self._sent_at = 0.0
@@ -210,7 +212,7 @@ class Connection:
             if timeout_s is not None and not self._poll.poll(max(0.0, timeout_s) * 1000.0):
                 return b""
             try:
-                data = self.socket.recv(READ_BYTES)
+                data = bytes(self._room[: self.socket.recv_into(self._room)])
             except OSError as error:
                 raise self._lose(error_text(error)) from None
             if not data:

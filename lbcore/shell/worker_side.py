@@ -32,8 +32,9 @@ from .cpu import CpuProbe
 if TYPE_CHECKING:
     from .worker_process import WorkerServer
 
-#: how often the worker says how it is doing
-REPORT_S: Final = 0.25
+#: how often the worker says how it is doing; the supervisor says it as often from outside, and
+#: while a task computes, a sample from inside takes the core from it for a millisecond or two
+REPORT_S: Final = 0.5
 #: how often it looks for answers that wait behind a long task, while it has work
 FLUSH_CHECK_S: Final = 0.01
 #: a greeting or a control frame is read in one piece
