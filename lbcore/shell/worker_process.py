@@ -191,6 +191,10 @@ class WorkerServer:
         # not before its answer has left: who dies in between has run it
         current[0] = 0
 
+    def is_busy(self) -> bool:
+        """Whether a task runs now."""
+        return bool(self._current[0])
+
     def running(self, request_id: int) -> None:
         """Leave word of a running request (0: none) for those who find this process dead."""
         self._current[0] = request_id

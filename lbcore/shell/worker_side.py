@@ -32,9 +32,11 @@ from .cpu import CpuProbe
 if TYPE_CHECKING:
     from .worker_process import WorkerServer
 
-#: how often the worker says how it is doing; the supervisor says it as often from outside, and
-#: while a task computes, a sample from inside takes the core from it for a millisecond or two
+#: how often the worker says how it is doing
 REPORT_S: Final = 0.5
+#: the same while a task runs: then a sample from inside takes the core from it for a millisecond or
+#: two, and the supervisor sends the same figures from outside
+REPORT_BUSY_S: Final = 2.0
 #: how often it looks for answers that wait behind a long task, while it has work
 FLUSH_CHECK_S: Final = 0.01
 #: a greeting or a control frame is read in one piece
@@ -69,12 +71,14 @@ class SideThread(threading.Thread):
         self._leash.setblocking(False)
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         self._selector.register(self._leash, selectors.EVENT_READ, self._obey)
-        report_at = monotonic()
+        report_at = busy_at = monotonic()
         replies = self._server.replies
         while True:
             now = monotonic()
-            if now >= report_at:
+            if now >= report_at and (now >= busy_at or not self._server.is_busy()):
                 self._report(now)
+                busy_at = now + REPORT_BUSY_S
+            if now >= report_at:
                 report_at = now + REPORT_S
             pause_s = FLUSH_CHECK_S if replies.frames else report_at - now
             for key, _ in self._selector.select(max(0.0, pause_s)):
