@@ -18,7 +18,11 @@ def client(shared: RunningSystem) -> Iterator[Client]:
 
 
 def test_a_call_that_cannot_be_sent_raises_after_the_answers_before_it(client: Client) -> None:
-    calls = [("echo", {"value": 1}), ("echo", {"value": 2}), ("echo", {"value": object()})]
+    calls: list[tuple[str, dict[str, object]]] = [
+        ("echo", {"value": 1}),
+        ("echo", {"value": 2}),
+        ("echo", {"value": object()}),
+    ]
     replies = client.stream(calls)
     assert sorted(next(replies).value() for _ in range(2)) == [1, 2]
     with pytest.raises(BadArguments, match="cannot be sent"):
