@@ -95,9 +95,8 @@ class Connection:
     def next_ids(self, count: int) -> range:
         """Ids for ``count`` requests."""
         with self._numbering:
-            first = self._sequence + 1
-            if first + count > SEQUENCE_MASK:
-                first = 1  # 4 billion requests later; the first ones are long answered
+            # 4 billion requests later the first ones are long answered
+            first = self._sequence + 1 if self._sequence + count < SEQUENCE_MASK else 1
             self._sequence = first + count - 1
         return range(self._first_id + first, self._first_id + first + count)
 
