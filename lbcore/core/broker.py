@@ -269,6 +269,8 @@ class Broker:
     def next_deadline(self) -> float | None:
         """The moment at which ``tick`` must be called next, or None when nothing waits for time."""
         ledger = self.ledger
+        if not (ledger.deadlines or ledger.loaded or ledger.hold_until):
+            return None
         moments = [ledger.deadlines[0][0]] if ledger.deadlines else []
         if ledger.hold_until is not None and ledger.queue.count:
             moments.append(ledger.hold_until)
