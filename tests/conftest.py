@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.e2e.running import REPOSITORY, RunningSystem, survivors, topology
 
@@ -27,6 +28,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Make Ctrl-C work as always, and remember how things were."""
     # a suite that was started with `&` in a script ignores SIGINT, and so would its children
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # how busy the machine is says nothing about a property
+    settings.register_profile("lb", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("lb")
     os.environ[_RUN_MARK] = _run
     _files_before.update(_traces())
 

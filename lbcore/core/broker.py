@@ -175,7 +175,7 @@ class Broker:
         ledger.changed(worker, now)
         if held:
             text = f"{worker.name} lost with {len(held)} requests, {len(begun)} of them running; "
-            text += f"{len(moved)} go to other workers"
+            text += f"sent on to others: {len(moved)}"
             outbox.add(Note("WARNING", text, begun[0][0] if len(begun) == 1 else 0))
 
     def _begun(self, held: list[Entry], running: int) -> list[Entry]:

@@ -301,7 +301,7 @@ class Connection:
 
     def _unpark(self) -> None:
         with self._reader_wanted:
-            if self._reader is None:
+            if self._reader is None and self.lost is None:
                 self._bell = Bell()
                 self._reader = threading.Thread(
                     target=self._read_for_all, name="lb-client", daemon=True

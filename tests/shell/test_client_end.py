@@ -190,3 +190,13 @@ def test_a_stream_gives_what_was_answered_before_the_end(system: Start) -> None:
     with pytest.raises(BrokerUnavailable):
         values += (reply.value() for reply in client.stream(calls(), window=10))
     assert sorted(values)[:400] == list(range(400))
+
+
+def test_a_submit_after_the_end_starts_nothing(shared: RunningSystem) -> None:
+    client = shared.client()
+    client.close()
+    threads, open_files = threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(BrokerUnavailable):
+        client.submit("noop")
+    assert threading.active_count() == threads
+    assert len(list(Path("/proc/self/fd").iterdir())) == open_files
