@@ -16,13 +16,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from .actions import Action, CloseClient, CloseWorker, Note, Outbox, Recall
+from .children import ChildState
 from .costs import TaskCost
 from .dispatch import dispatch
 from .errors import DeadlineExceeded, ProtocolError, WorkerLost
-from .fleet import Worker, WorkerState
-from .frames import CONTROL_BYTES_MAX, FrameBuffer, Kind, control_frame
+from .fleet import Worker
+from .frames import CONTROL_BYTES_MAX, FrameBuffer, Kind, control_frame, task_of
 from .intake import read_requests
-from .ledger import STALL_CHECK_S, ClientRecord, Ledger, task_of
+from .ledger import STALL_CHECK_S, ClientRecord, Ledger
 from .policies.base import Random
 from .queue import Entry
 from .replies import read_replies, settle
@@ -32,7 +33,7 @@ from .topology import Topology
 STALL_MIN_S: Final = 0.05
 STALL_FACTOR: Final = 10.0
 
-_STATES: Final = frozenset(state.value for state in WorkerState)
+_STATES: Final = frozenset(state.value for state in ChildState)
 
 
 class Broker:
@@ -120,7 +121,7 @@ class Broker:
             ledger.fleet.costs.append(TaskCost(ledger.tasks.declared_s(len(ledger.fleet.costs))))
         pid = hello.get("pid")
         worker.pid = pid if isinstance(pid, int) else None
-        worker.state = WorkerState.RUNNING
+        worker.state = ChildState.RUNNING
         worker.successes = worker.failures_in_row = 0
         worker.ghost_until = 0.0
         # an error with its traceback may be larger than a small limit on requests
@@ -151,8 +152,8 @@ class Broker:
         ledger, number = self.ledger, worker.number
         ledger.buffers.pop(number, None)
         ledger.fleet.set_ready(worker, False)
-        if worker.state is WorkerState.RUNNING:
-            worker.state = WorkerState.BACKOFF
+        if worker.state is ChildState.RUNNING:
+            worker.state = ChildState.BACKOFF
         ledger.loaded.discard(worker)
         ledger.recalled.discard(number)
         held = list(worker.inflight.items())
@@ -255,8 +256,8 @@ class Broker:
             worker.restarts = int(view.get("restarts") or 0)
             state = str(view.get("state"))
             # RUNNING is what the broker sees itself, by the worker's greeting
-            if worker.position < 0 and state in _STATES and state != WorkerState.RUNNING:
-                worker.state = WorkerState(state)
+            if worker.position < 0 and state in _STATES and state != ChildState.RUNNING:
+                worker.state = ChildState(state)
             if "wall_s" in view:
                 self.worker_report(worker.number, view, now)
             if worker.availability < 1.0:

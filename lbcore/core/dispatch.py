@@ -70,9 +70,7 @@ def dispatch(ledger: Ledger, now: float, outbox: Outbox) -> None:
             continue
         quantum = 1 if cost_s * 2 > RUN_S else min(RUN_MAX, int(RUN_S / cost_s))
         entries = queue.take(index, offset, min(room, quantum))
-        if run.explain or ledger.journal.due(cost_s, len(fleet.workers), now):
-            _record(ledger, entries, task, worker, now, outbox)
-        _send(ledger, worker, task, entries, now, outbox)
+        _send(ledger, worker, task, entries, now, outbox, run.explain)
         if offset >= run.left:
             index, offset = (index + 1, 0) if run.left else (index, 0)
     ledger.hold_until = now + HOLD_CHECK_S if reserved else None
@@ -94,8 +92,6 @@ def start_now(ledger: Ledger, task: int, entries: list[Entry], now: float, outbo
     worker = policy.choose(task, now) if count <= RUN_MAX else None
     if worker is None or (policy.late_binding and fleet.room(worker, task, now) < count):
         return False
-    if ledger.journal.due(cost_s, len(fleet.workers), now):
-        _record(ledger, entries, task, worker, now, outbox)
     _send(ledger, worker, task, entries, now, outbox)
     return True
 
@@ -122,8 +118,17 @@ def _record(
 
 
 def _send(
-    ledger: Ledger, worker: Worker, task: int, entries: list[Entry], now: float, outbox: Outbox
+    ledger: Ledger,
+    worker: Worker,
+    task: int,
+    entries: list[Entry],
+    now: float,
+    outbox: Outbox,
+    explain: bool = False,
 ) -> None:
+    fleet = ledger.fleet
+    if explain or ledger.journal.due(fleet.costs[task].mean_s, len(fleet.workers), now):
+        _record(ledger, entries, task, worker, now, outbox)
     inflight = worker.inflight
     before = len(inflight)
     if not before:

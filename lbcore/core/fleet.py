@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from enum import StrEnum
 from typing import Any, Final
 
+from .children import ChildState
 from .contention import CoreUse, availability_measured, availability_now, read_report
 from .costs import LOG_SPEED_BOUND, TaskCost
+from .frames import task_of
 from .topology import PolicyConfig, WorkerConfig
 
 #: how fast the residual of an overdue request grows with its age (``beta``): a stalled worker
@@ -38,18 +39,6 @@ SPEED_VALID_S: Final = 0.05
 LEARN_EVERY_S: Final = 0.001
 #: the first successes of a task are learned from one by one
 LEARN_ALL: Final = 32
-
-
-class WorkerState(StrEnum):
-    """The states of a worker process, in the names that process managers use."""
-
-    STARTING = "STARTING"
-    RUNNING = "RUNNING"
-    BACKOFF = "BACKOFF"
-    STOPPING = "STOPPING"
-    EXITED = "EXITED"
-    FATAL = "FATAL"
-    DRAIN = "DRAIN"
 
 
 class Worker:
@@ -99,7 +88,7 @@ class Worker:
         self.config = config
         self.name = config.name
         self.concurrency = config.concurrency
-        self.state = WorkerState.STARTING
+        self.state = ChildState.STARTING
         self.pid: int | None = None
         self.restarts = 0
         self.rss_bytes = 0
@@ -187,7 +176,7 @@ class Worker:
         """Count ``inflight`` by task anew."""
         self.counts = {}
         for frame in self.inflight.values():
-            task = frame[6] | frame[7] << 8
+            task = task_of(frame)
             self.counts[task] = self.counts.get(task, 0) + 1
 
     def refresh(self, now: float) -> None:

@@ -69,6 +69,11 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder()
 
 
+def task_of(frame: bytes) -> int:
+    """The task number in a frame's header."""
+    return frame[6] | frame[7] << 8
+
+
 def request_frame(
     request_id: int, task: int, body: bytes = b"", *, flags: int = 0, deadline_ms: int = 0
 ) -> bytes:

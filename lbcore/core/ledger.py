@@ -20,7 +20,7 @@ import msgspec
 from .actions import Outbox
 from .errors import RequestError
 from .fleet import Fleet, Worker
-from .frames import SEQUENCE_BITS, Flag, FrameBuffer, reply_frame
+from .frames import SEQUENCE_BITS, Flag, FrameBuffer, reply_frame, task_of
 from .journal import Journal
 from .policies import POLICIES
 from .policies.base import Random
@@ -32,11 +32,6 @@ from .topology import Topology
 STALL_CHECK_S: Final = 0.025
 
 _encode = msgspec.msgpack.Encoder().encode
-
-
-def task_of(frame: bytes) -> int:
-    """The task number in a frame's header."""
-    return frame[6] | frame[7] << 8
 
 
 class ClientRecord:

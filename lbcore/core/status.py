@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from .broker import Broker
+from .children import ChildState
 from .errors import BadRequest
-from .fleet import Worker, WorkerState
+from .fleet import Worker
 from .ledger import Ledger
 
 
@@ -63,7 +64,7 @@ def _worker_status(ledger: Ledger, worker: Worker, now: float) -> dict[str, Any]
     prefetch = max((ledger.fleet.prefetch(task) for task in worker.counts), default=0)
     return {
         "name": worker.name,
-        "pid": worker.pid if worker.state is WorkerState.RUNNING else None,
+        "pid": worker.pid if worker.state is ChildState.RUNNING else None,
         "address": str(config.address),
         "state": worker.state.value,
         "pending": worker.pending,
