@@ -130,7 +130,7 @@ class RequestDriver(Driver):
         hello = {"pid": 1, "tasks": [{"name": "work", "aliases": [], "weight": COST_S}]}
         for number in range(workers):
             self._broker.worker_joined(number, hello, 0.0)
-        self._client, _ = self._broker.client_joined("bench")
+        self._client, _ = self._broker.client_joined("bench", 0.0)
         self._requests = 0
 
     def request(self) -> None:

@@ -34,6 +34,8 @@ class LbTcp(Contender):
     name = "lb"
     title = "lb"
     unix: ClassVar[bool] = False
+    #: what every request survives, as in the topology
+    level: ClassVar[str] = "memory"
 
     def __init__(self) -> None:
         self._system: LbSystem | None = None
@@ -46,7 +48,7 @@ class LbTcp(Contender):
 
     def start(self, folder: Path) -> None:
         """Start two workers and connect."""
-        system = LbSystem(folder, unix=self.unix)
+        system = LbSystem(folder, unix=self.unix, level=self.level)
         # ``down`` is due even when ``up`` was cut short.
         self._system = system
         system.up()
@@ -102,6 +104,22 @@ class LbUnix(LbTcp):
     name = "lb-unix"
     title = "lb, Unix socket"
     unix = True
+
+
+class LbProcess(LbTcp):
+    """lb with every request written down: it survives the death of every process."""
+
+    name = "lb-process"
+    title = "lb, durable: process"
+    level = "process"
+
+
+class LbDisk(LbTcp):
+    """lb with every request written down and synced: it survives the loss of power."""
+
+    name = "lb-disk"
+    title = "lb, durable: disk"
+    level = "disk"
 
 
 class LbBoot(Contender):

@@ -25,10 +25,12 @@ DOWN_S = 20.0
 class LbSystem:
     """One topology.  lbcore is imported only when used, so that peers are measured without it."""
 
-    def __init__(self, folder: Path, *, unix: bool = False, workers: int = WORKERS) -> None:
+    def __init__(
+        self, folder: Path, *, unix: bool = False, workers: int = WORKERS, level: str = "memory"
+    ) -> None:
         self._folder = folder
         self._file = folder / "config.yaml"
-        self._file.write_text(topology_text(unix=unix, workers=workers))
+        self._file.write_text(topology_text(unix=unix, workers=workers, level=level))
 
     def up(self) -> float:
         """Run ``up -d``; how many seconds until it said that the system is ready."""
@@ -89,14 +91,15 @@ class LbSystem:
             raise BenchError(f"`lb.py {command}` ended with code {code}: {words}")
 
 
-def topology_text(*, unix: bool, workers: int) -> str:
+def topology_text(*, unix: bool, workers: int, level: str = "memory") -> str:
     """The YAML of a private topology; what waits when it stops is given up at once."""
     if unix:
         listed = [f"  - {{name: worker-{n}, path: worker-{n}.sock}}" for n in range(1, workers + 1)]
         addresses = ["broker: {path: broker.sock}", "workers:", *listed]
     else:
         addresses = ["broker: {host: 127.0.0.1, port: 0}", f"workers: {{count: {workers}}}"]
-    return "\n".join(["name: bench", *addresses, "limits: {drain_s: 0.2}", ""])
+    more = ["limits: {drain_s: 0.2}", f"durability: {{level: {level}}}"]
+    return "\n".join(["name: bench", *addresses, *more, ""])
 
 
 def memory_of(pid: int) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from bench.contender import Contender
 CONTENDERS: Final[dict[str, str]] = {
     "lb": "bench.lb_contender:LbTcp",
     "lb-unix": "bench.lb_contender:LbUnix",
+    "lb-process": "bench.lb_contender:LbProcess",
+    "lb-disk": "bench.lb_contender:LbDisk",
     "lb-boot": "bench.lb_contender:LbBoot",
     "lb-memory": "bench.lb_contender:LbMemory",
     "choice": "bench.choice:Choice",
@@ -25,7 +27,7 @@ CONTENDERS: Final[dict[str, str]] = {
 
 #: what ``--only`` calls them: group -> contenders
 GROUPS: Final[dict[str, tuple[str, ...]]] = {
-    "lb": ("lb", "lb-unix", "lb-boot", "lb-memory", "choice"),
+    "lb": ("lb", "lb-unix", "lb-process", "lb-disk", "lb-boot", "lb-memory", "choice"),
     "relay": ("relay", "relay-unix"),
     "executor": ("executor",),
     "pool": ("pool",),

@@ -32,6 +32,11 @@ MANY_PAIRS: Final = (
     ("lb", "stream", "gearmand"),
     ("lb", "stream", "haproxy"),
 )
+#: those of the row of durable requests: beside requests that are not
+DURABLE_PAIRS: Final = (
+    ("lb-process", "process", "lb"),
+    ("lb-disk", "disk", "lb"),
+)
 SINGLE_PAIRS: Final = (
     ("lb", "call", "relay"),
     ("lb-unix", "call, Unix", "relay-unix"),
@@ -118,6 +123,18 @@ def measure_hundred(session: Session) -> None:
     for peer in ("zmq-plain", "zmq"):
         text = f"100 in flight: stream / {ZMQ_TITLES[peer]}"
         row.goals.append(_goal(text, row.ratio_to(peer), 5, "x"))
+
+
+def measure_durable(session: Session) -> None:
+    """Durable no-ops, 1,000 in flight: each is written twice before its answer is passed on."""
+    row = session.new_row(key="durable", title="durable no-op, 1,000 in flight", unit="requests/s")
+    session.release()
+    probe = ManyProbe(1000, session.settings.target_s)
+    for lb, mode, peer in session.plan(DURABLE_PAIRS):
+        session.compare(row, probe, lb=lb, mode=mode, peer=peer, rounds=session.settings.rounds)
+    for mode in ("process", "disk"):
+        text = f"durable, 1,000 in flight: {mode}"
+        row.goals.append(_goal(text, row.lb_figure(mode), 50_000, "/s"))
 
 
 def _measure_many(session: Session, key: str, in_flight: int) -> RowResult:
@@ -291,6 +308,7 @@ def _goal(
 ROWS: Final[dict[str, Callable[[Session], None]]] = {
     "thousand": measure_thousand,
     "hundred": measure_hundred,
+    "durable": measure_durable,
     "single": measure_single,
     "spin": measure_spin,
     "boot": measure_boot,

@@ -12,6 +12,10 @@ def main() -> int:
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != folder]
     if str(folder.parent) not in sys.path:
         sys.path.insert(0, str(folder.parent))
+    if sys.argv[1:2] == ["chaos"]:
+        from bench.chaos.command import run_command as run_chaos
+
+        return run_chaos(sys.argv[2:])
     from bench.command import run_command
 
     return run_command()

@@ -17,13 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .core.errors import (
+        AccessDenied,
         BadArguments,
         BrokerUnavailable,
         Busy,
         Cancelled,
         ConfigError,
         DeadlineExceeded,
+        Forbidden,
         LBError,
+        Quarantined,
         RequestError,
         ShuttingDown,
         TaskError,
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
         UnknownTask,
         WorkerLost,
     )
+    from .shell.cancellation import TaskCancelled, cancelled
     from .shell.client import Client
     from .shell.client_stream import Reply
     from .shell.tasks import task
@@ -38,13 +42,16 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ERRORS = (
+    "AccessDenied",
     "BadArguments",
     "BrokerUnavailable",
     "Busy",
     "Cancelled",
     "ConfigError",
     "DeadlineExceeded",
+    "Forbidden",
     "LBError",
+    "Quarantined",
     "RequestError",
     "ShuttingDown",
     "TaskError",
@@ -54,12 +61,15 @@ _ERRORS = (
 )
 _HOMES = {
     "Client": ".shell.client",
+    "TaskCancelled": ".shell.cancellation",
+    "cancelled": ".shell.cancellation",
     "Reply": ".shell.client_stream",
     "task": ".shell.tasks",
     **dict.fromkeys(_ERRORS, ".core.errors"),
 }
 
 __all__ = [
+    "AccessDenied",
     "BadArguments",
     "BrokerUnavailable",
     "Busy",
@@ -67,15 +77,19 @@ __all__ = [
     "Client",
     "ConfigError",
     "DeadlineExceeded",
+    "Forbidden",
     "LBError",
+    "Quarantined",
     "Reply",
     "RequestError",
     "ShuttingDown",
+    "TaskCancelled",
     "TaskError",
     "TooLarge",
     "UnknownTask",
     "WorkerLost",
     "__version__",
+    "cancelled",
     "task",
 ]
 

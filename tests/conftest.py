@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -32,7 +34,14 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.register_profile("lb", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("lb")
     os.environ[_RUN_MARK] = _run
+    # the keys of the systems of tests are not to be found among those of the user
+    os.environ["LB_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="lb-tests-")
     _files_before.update(_traces())
+
+
+def pytest_unconfigure() -> None:
+    """Remove what held the ways to the keys."""
+    shutil.rmtree(os.environ.pop("LB_RUNTIME_DIR"), ignore_errors=True)
 
 
 def _traces() -> set[Path]:

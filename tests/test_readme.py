@@ -104,7 +104,11 @@ def test_the_tour_works_word_by_word(tmp_path: Path) -> None:
     shutil.copy(REPOSITORY / "config.yaml", config)
     config.write_text(re.sub(r"port: \d+", "port: 0", config.read_text()))
     lb = [sys.executable, "lb.py"]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("LB_")}
+    environment = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith("LB_") or key == "LB_RUNTIME_DIR"
+    }
     background: subprocess.Popen[str] | None = None
     try:
         for line in lines:
@@ -117,7 +121,7 @@ def test_the_tour_works_word_by_word(tmp_path: Path) -> None:
                 assert background.returncode == 0
                 assert out.startswith("short: 6 requests in ")
                 continue
-            if line == "python lb.py check":
+            if line == "python lb.py reload":
                 text = config.read_text()
                 last = "  - {name: worker-3, port: 0}\n"
                 assert last in text

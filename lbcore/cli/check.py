@@ -49,7 +49,7 @@ def check(as_json: bool, config: str, overrides: tuple[str, ...]) -> int:
     problems = examination.problems
     if examination.topology is not None:
         tasks = check_tasks(examination.topology)
-        problems = _task_problems(examination, tasks)
+        problems = [*_tls_problems(examination), *_task_problems(examination, tasks)]
     if as_json:
         print_json(_as_json(config, examination.topology, problems, tasks))
     elif problems:
@@ -62,6 +62,22 @@ def check(as_json: bool, config: str, overrides: tuple[str, ...]) -> int:
         for line in _summary(examination.topology, tasks):
             click.echo(line)
     return ExitCode.USAGE if problems else ExitCode.OK
+
+
+def _tls_problems(examination: Examination) -> list[Problem]:
+    """What is wrong with the broker's certificate and key."""
+    from lbcore.core.errors import ConfigError
+    from lbcore.core.problems import Problems
+
+    problems = Problems(examination.origins)
+    if examination.topology is not None and examination.topology.tls is not None:
+        from lbcore.shell.tls import server_context
+
+        try:
+            server_context(examination.topology.tls)
+        except ConfigError as error:
+            problems.add(("broker", "tls"), str(error))
+    return problems.found
 
 
 def _task_problems(examination: Examination, tasks: TaskCheck) -> list[Problem]:

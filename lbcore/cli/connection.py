@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
-from lbcore.core.errors import BrokerUnavailable, DeadlineExceeded, RequestError
+from lbcore.core.errors import AccessDenied, BrokerUnavailable, DeadlineExceeded, RequestError
 from lbcore.core.topology import DEFAULT_BROKER_PORT, DEFAULT_HOST, Address
 
-from .options import CONFIG_DEFAULT, load_topology, program_name
+from .options import CONFIG_DEFAULT, load_running, program_name
 
 if TYPE_CHECKING:
     from lbcore.core.topology import Topology
@@ -74,10 +74,27 @@ class BrokerClient(Protocol):
         *,
         window: int = 1000,
         timeout: float | None = None,
+        priority: int = 0,
+        retry_busy: float | bool | None = None,
         explain: bool = False,
         rate: float | None = None,
+        durable: bool = False,
     ) -> Iterator[Reply]:
         """Send all calls, at most ``window`` at once; yield replies as they arrive."""
+
+    def enqueue(
+        self,
+        task: str,
+        /,
+        *args: Any,
+        timeout: float | None = None,
+        priority: int = 0,
+        **kwargs: Any,
+    ) -> int:
+        """Hand over a durable request; its id once it is accepted."""
+
+    def result(self, request_id: int, timeout: float | None = None) -> Any:
+        """The result of a durable request, waiting for it if need be."""
 
     def status(self) -> Facts:
         """What ``status --json`` prints."""
@@ -87,6 +104,12 @@ class BrokerClient(Protocol):
 
     def explain(self, ids: Sequence[int] | None = None, *, last: int = 10) -> list[Facts]:
         """The last choices, newest first, or those for the given request ids."""
+
+    def quarantine(self, action: str = "ls", wanted: int | str | None = None) -> Any:
+        """What kills workers: list it, show, retry or drop one."""
+
+    def call(self, task: str, /, *arguments: Any, **keywords: Any) -> Any:
+        """The result of one request; raises its error."""
 
     def close(self) -> None:
         """Leave the broker."""
@@ -125,7 +148,7 @@ def find_target(
     different brokers.
     """
     if host is None and port is None and path is None:
-        return Target(config=config, topology=load_topology(config, overrides))
+        return Target(config=config, topology=load_running(config, overrides))
     if overrides or config != CONFIG_DEFAULT:
         raise click.UsageError("give either --config/--set, or --host/--port/--path")
     if path is not None:
@@ -138,8 +161,10 @@ def find_target(
 
 
 @contextmanager
-def connect(target: Target, timeout_s: float = 5.0) -> Iterator[BrokerClient]:
-    """A connection to the broker.
+def connect(
+    target: Target, timeout_s: float = 5.0, *, admin: bool = False
+) -> Iterator[BrokerClient]:
+    """A connection to the broker; ``admin`` for what changes the system for others.
 
     Raises ``BrokerUnavailable``, with the command that starts it, when nobody is there, and when
     somebody is but does not answer.
@@ -149,12 +174,18 @@ def connect(target: Target, timeout_s: float = 5.0) -> Iterator[BrokerClient]:
     client: BrokerClient
     try:
         if target.topology is not None:
-            client = Client.from_topology(target.topology, connect_timeout=timeout_s)
+            client = Client.from_topology(target.topology, connect_timeout=timeout_s, admin=admin)
         else:
             address = target.address or Address(port=DEFAULT_BROKER_PORT)
             client = Client(
-                address.host, address.port, path=address.path, connect_timeout=timeout_s
+                address.host,
+                address.port,
+                path=address.path,
+                connect_timeout=timeout_s,
+                admin=admin,
             )
+    except AccessDenied:
+        raise
     except BrokerUnavailable as error:
         raise BrokerUnavailable(describe_absence(target, error)) from None
     try:

@@ -161,7 +161,9 @@ def up_command(config: Path) -> list[str]:
 def _environment() -> dict[str, str]:
     """Ours, without what would change the demo's topology, and able to import this very lb."""
     environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("LB_", "_LB_"))
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("LB_", "_LB_")) or name == "LB_RUNTIME_DIR"
     }
     paths = [str(clone_folder()), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)

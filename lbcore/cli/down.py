@@ -17,7 +17,7 @@ from lbcore.shell.state import StateFolder, SystemState, is_locked, read_state
 
 from .detach import StartError
 from .exit_codes import ExitCode
-from .options import config_options, load_topology
+from .options import config_options, load_running
 
 #: on top of the time that the topology gives to draining
 _GRACE_S: Final = 10.0
@@ -50,7 +50,7 @@ could not be stopped.""",
 )
 def down(config: str, overrides: Sequence[str], timeout_s: float | None) -> int:
     """Stop a running topology; accepted requests are finished first."""
-    topology = load_topology(config, overrides)
+    topology = load_running(config, overrides)
     state = _find(topology)
     if state is None:
         click.echo(f"{topology.name} is not running{_clear_remains(topology)}")

@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from lbcore.shell.signal_inbox import has_terminal
 from lbcore.shell.state import SystemState
 
 from .options import program_name
@@ -88,7 +89,7 @@ class Terminal:
         """``notes`` are lines for below the table."""
         self._supervisor_log = supervisor_log
         self._notes = notes
-        self._had_terminal = _has_terminal()
+        self._had_terminal = has_terminal()
         self._is_terminal = os.isatty(_STDOUT)
         self._has_colour = self._is_terminal and not os.environ.get("NO_COLOR")
         self._is_ready = False
@@ -125,7 +126,7 @@ class Terminal:
 
     def is_gone(self) -> bool:
         """Whether this was started from a terminal that has been closed."""
-        return self._had_terminal and not _has_terminal()
+        return self._had_terminal and not has_terminal()
 
     def release(self) -> None:
         """Nothing is held: the standard streams of a fork are replaced anyway."""
@@ -137,12 +138,3 @@ class Terminal:
             data = text.encode(errors="backslashreplace")
             while data and select.select([], [_STDOUT], [], 0)[1]:
                 data = data[os.write(_STDOUT, data[:_WRITE_BYTES]) :]
-
-
-def _has_terminal() -> bool:
-    """Whether a terminal controls this process; stdout may well be something else."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
-    except OSError:
-        return False
-    return True

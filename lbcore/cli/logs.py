@@ -34,7 +34,7 @@ from lbcore.shell.log_lines import (
 
 from .connection import Target
 from .exit_codes import ExitCode
-from .options import CONFIG_DEFAULT, config_options, json_option, load_topology
+from .options import CONFIG_DEFAULT, config_options, json_option, load_running, load_topology
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -183,7 +183,7 @@ def logs(
         raise click.UsageError("give either --raw or --json")
     if ctx.get_parameter_source("count") is click.core.ParameterSource.DEFAULT:
         count = None if request is not None else _LINES_DEFAULT
-    topology = load_topology(config, overrides)
+    topology = load_running(config, overrides)
     folder = _folder(topology)
     known = _known_names(topology, folder)
     for name in names:

@@ -44,12 +44,26 @@ COMMANDS: dict[str, Entry] = {
     "up": Entry("lbcore.cli.up:up", "Start the broker and the workers of a topology.", True),
     "down": Entry("lbcore.cli.down:down", "Stop a running topology."),
     "status": Entry("lbcore.cli.status:status", "Show what runs and how busy it is."),
+    "reload": Entry("lbcore.cli.change:reload", "Make a running topology what its file says now."),
+    "scale": Entry("lbcore.cli.change:scale", "Run another number of workers."),
+    "drain": Entry("lbcore.cli.change:drain", "Give a worker nothing new."),
+    "resume": Entry("lbcore.cli.change:resume", "Give a drained worker work again."),
+    "restart": Entry("lbcore.cli.change:restart", "Give workers new processes, and new task code."),
     "send": Entry("lbcore.cli.send:send", "Send requests and show who did what."),
+    "submit": Entry("lbcore.cli.submit:submit", "Hand over durable requests, and leave."),
+    "result": Entry("lbcore.cli.result:result", "Fetch the result of a durable request."),
     "tasks": Entry("lbcore.cli.tasks:tasks", "List the tasks that can be requested."),
     "explain": Entry("lbcore.cli.explain:explain", "Show why a worker was chosen."),
+    "quarantine": Entry(
+        "lbcore.cli.quarantine:quarantine", "List, show, retry or drop what kills workers."
+    ),
     "logs": Entry("lbcore.cli.logs:logs", "Show or follow the logs of all processes."),
     "check": Entry("lbcore.cli.check:check", "Check a topology without starting it."),
+    "key": Entry("lbcore.cli.key:key", "Write a key that lets somebody else in."),
     "demo": Entry("lbcore.cli.demo:demo", "Show it all on a private topology, then clean up."),
+    "simulate": Entry(
+        "lbcore.cli.simulate:simulate", "Break a system in virtual time, by the million."
+    ),
     "bench": Entry("lbcore.cli.clone:bench", "Measure lb beside its peers (in a clone)."),
     "test": Entry("lbcore.cli.clone:test", "Run the test suite (in a clone)."),
     "completion": Entry("lbcore.cli.completion:completion", "Print a shell completion script."),

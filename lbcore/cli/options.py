@@ -133,3 +133,26 @@ def load_topology(config: str, overrides: Sequence[str] = ()) -> Topology:
     from lbcore.shell.config_file import load
 
     return load(config, overrides)
+
+
+def load_running(config: str, overrides: Sequence[str] = ()) -> Topology:
+    """The topology of a system that runs, for commands that talk to it.
+
+    That of the file; but a file that cannot be used any more, or has another name by now, must not
+    keep anybody from what was started from it.  Raises ``ConfigError`` when nothing runs of it.
+    """
+    from lbcore.core.errors import ConfigError
+    from lbcore.shell.state import is_locked, running_topology
+
+    try:
+        topology = load_topology(config, overrides)
+    except ConfigError:
+        running = None if overrides else running_topology(config)
+        if running is None:
+            raise
+        note = f"{config} has mistakes, see `{program_name()} check`; this is what runs"
+        click.echo(f"lb: {note}", err=True)
+        return running
+    if overrides or is_locked(topology):
+        return topology
+    return running_topology(config) or topology

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import accumulate, chain, repeat
+from operator import length_hint
 from typing import Any, Final
 
 import click
@@ -63,12 +64,14 @@ class Calls:
     Of a mix it remembers which task each call was, until it is asked with ``task_of``.
     """
 
-    __slots__ = ("_open", "_plan")
+    __slots__ = ("_alike", "_open", "_plan")
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         #: position of a call -> its task; only of a mix, and only of calls not yet asked for
         self._open: dict[int, str] = {}
+        #: of a single task: those that are still to be made
+        self._alike: Iterator[Call] = iter(())
 
     @property
     def is_mixed(self) -> bool:
@@ -78,7 +81,14 @@ class Calls:
     def __iter__(self) -> Iterator[Call]:
         if self.is_mixed:
             return self._mixed()
-        return repeat(self._plan.choices[0].call, self._plan.count)
+        self._alike = repeat(self._plan.choices[0].call, self._plan.count)
+        return self._alike
+
+    def unanswered(self, answered: int) -> int:
+        """How many calls were made beyond those that were answered."""
+        if self.is_mixed:
+            return len(self._open)
+        return self._plan.count - length_hint(self._alike) - answered
 
     def task_of(self, index: int) -> str:
         """The task of the call at that position; of a mix it can be asked once."""

@@ -6,7 +6,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import click
 
@@ -30,6 +30,7 @@ from .send_report import Outcome, outcome_json, print_failures, print_outcome
 from .tally import Tally
 
 WINDOW_DEFAULT: Final = 1000
+PRIORITY_MAX: Final = 10
 #: a deadline travels as milliseconds in 32 bits
 _TIMEOUT_MAX_S: Final = 4_000_000.0
 #: choices that --explain shows of the last requests
@@ -70,6 +71,7 @@ Examples:
   lb send --mix long=1,short=2 --n 30 --args '{"scale": 0.1}' --seed 7
   lb send --task noop --n 100000 --window 100 --json
   lb send --task spin --n 50 --args '{"seconds": 0.01}' --rate 20
+  lb send --task sort --n 100000 --priority -1 --retry-busy
   lb send --task sort --explain
 
 \b
@@ -116,6 +118,18 @@ option, task or argument (nothing was sent); 3 no broker, or it was lost;
     help="Seed of the order in a mix.",
 )
 @click.option(
+    "--priority",
+    type=click.IntRange(-PRIORITY_MAX, PRIORITY_MAX),
+    default=0,
+    show_default=True,
+    metavar="P",
+    help="From -10 to 10; bigger is sooner.",
+)
+@click.option(
+    "--retry-busy", is_flag=True, help="While the queue is full, wait and send again, up to 60 s."
+)
+@click.option("--durable", is_flag=True, help="Write each request down before it is accepted.")
+@click.option(
     "--explain", "explained", is_flag=True, help="Show why the last requests went where they did."
 )
 @json_option("Print one JSON object instead of tables.")
@@ -131,6 +145,9 @@ def send(
     rate: float | None,
     timeout: float | None,
     seed: int,
+    priority: int,
+    retry_busy: bool,
+    durable: bool,
     explained: bool,
     as_json: bool,
     config: str,
@@ -158,7 +175,11 @@ def send(
         )
         last: deque[int] | None = deque(maxlen=_EXPLAINED_MAX) if explained else None
         outcome, stop = run_plan(
-            client, target, plan, window=window, rate=rate, timeout_s=timeout, explained=last
+            client,
+            target,
+            plan,
+            Sending(window, rate, timeout, priority, retry_busy, durable),
+            last,
         )
         decisions = None
         if last is not None and stop is None:
@@ -167,14 +188,25 @@ def send(
     return _exit_code(outcome, stop)
 
 
+class Sending(NamedTuple):
+    """How the requests of a plan are sent."""
+
+    window: int = WINDOW_DEFAULT
+    rate: float | None = None
+    timeout_s: float | None = None
+    priority: int = 0
+    retry_busy: bool = False
+    durable: bool = False
+
+
+USUAL: Final = Sending()
+
+
 def run_plan(
     client: BrokerClient,
     target: Target,
     plan: Plan,
-    *,
-    window: int = WINDOW_DEFAULT,
-    rate: float | None = None,
-    timeout_s: float | None = None,
+    sending: Sending = USUAL,
     explained: deque[int] | None = None,
 ) -> tuple[Outcome, BaseException | None]:
     """Send the plan; what came of it, and what ended it early: an interrupt or a lost broker.
@@ -192,7 +224,14 @@ def run_plan(
     started = time.perf_counter()
     try:
         replies = client.stream(
-            calls, window=window, timeout=timeout_s, rate=rate, explain=explained is not None
+            calls,
+            window=sending.window,
+            timeout=sending.timeout_s,
+            rate=sending.rate,
+            priority=sending.priority,
+            retry_busy=sending.retry_busy,
+            durable=sending.durable,
+            explain=explained is not None,
         )
         if explained is not None:
             replies = _remember(replies, explained)
@@ -214,6 +253,7 @@ def run_plan(
         tally=tally,
         cpu=cpu.shares(after),
         ended_by=_reason(stop),
+        cancelled=calls.unanswered(tally.answered) if isinstance(stop, KeyboardInterrupt) else 0,
     )
     return outcome, stop
 

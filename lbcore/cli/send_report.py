@@ -51,6 +51,8 @@ class Outcome:
     cpu: Mapping[str, float | None]
     #: why it ended early; empty when every request was answered
     ended_by: str = ""
+    #: requests that were in flight then, and were taken back
+    cancelled: int = 0
 
     @property
     def throughput(self) -> float:
@@ -69,6 +71,7 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
         "n": outcome.count,
         "ok": tally.succeeded,
         "failed": tally.failed,
+        "cancelled": outcome.cancelled,
         "errors": {kind: failure.count for kind, failure in tally.failures.items()},
         "seconds": round(outcome.seconds, 6),
         "throughput": round(outcome.throughput, 3),
@@ -139,6 +142,8 @@ def _summary(outcome: Outcome) -> str:
         amount = f"{count_text(tally.answered)} of {count_of(outcome.count, 'request')}"
     rate = number_text(outcome.throughput)
     early = f" ({outcome.ended_by})" if outcome.ended_by else ""
+    if outcome.cancelled:
+        early = f" ({outcome.ended_by}; {count_text(outcome.cancelled)} taken back)"
     return (
         f"{shorten(outcome.title, 60)}: {amount} in {duration_text(outcome.seconds)}, "
         f"{rate} requests/s{early}"

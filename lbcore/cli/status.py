@@ -10,6 +10,7 @@ import io
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -23,6 +24,7 @@ from .options import WholeNumber, address_options, config_options, json_option
 from .render import (
     Column,
     console,
+    count_of,
     count_text,
     duration_text,
     make_table,
@@ -46,6 +48,8 @@ _EXPLAINED_DEFAULT: Final = 3
 _WATCH_INTERVAL_S: Final = 1.0
 #: of a worker's name, on a terminal of 80 columns
 _NAME_WIDTH: Final = 12
+#: of what asked for a change
+_SOURCE_WIDTH: Final = 28
 _COLUMNS: Final = (
     Column("worker", "left"),
     Column("state", "left"),
@@ -137,6 +141,7 @@ def facts_without_broker(topology: Topology, state: SystemState) -> Facts:
         "name": state.name,
         "state": state.state,
         "uptime_s": max(0.0, time.time() - state.started_at),
+        "last_change": state.last_change,
         "broker": {
             "pid": state.broker.pid,
             "address": state.broker.address,
@@ -165,6 +170,8 @@ def print_facts(screen: Console, facts: Facts) -> None:
     broker_state = facts["broker"].get("state", "RUNNING")
     if broker_state != "RUNNING":
         screen.print(f"the broker is {printable(broker_state)}: its figures are not known")
+    for line in _change_lines(facts.get("last_change"), screen.width):
+        screen.print(line)
     table = make_table(_COLUMNS, gap=1)
     name_width = max(_NAME_WIDTH, screen.width - 80 + _NAME_WIDTH)
     for worker in facts["workers"]:
@@ -184,6 +191,32 @@ def print_facts(screen: Console, facts: Facts) -> None:
     if facts.get("explain"):
         screen.print()
         print_decisions(screen, facts["explain"])
+
+
+def _change_lines(change: Facts | None, width: int) -> list[str]:
+    """What became of the last change of the topology."""
+    if not change:
+        return []
+    ago = duration_text(max(0.0, time.time() - change["at"]))
+    source = shorten(change["source"], _SOURCE_WIDTH)
+    if change["ok"]:
+        head = f"last change {ago} ago ({source}): "
+        return [head + _as_many_as_fit(change["changes"], width - len(head))]
+    result = "" if change["changes"] else ", nothing was changed"
+    lines = [f"last change {ago} ago ({source}) failed{result}:"]
+    return [*lines, *(f"  {printable(line)}" for line in change["error"].splitlines())]
+
+
+def _as_many_as_fit(changes: Sequence[str], width: int) -> str:
+    """Some of them on one line, and how many more there are."""
+    if not changes:
+        return "nothing changed"
+    for shown in range(len(changes), 0, -1):
+        rest = len(changes) - shown
+        text = ", ".join(map(printable, changes[:shown])) + (f" and {rest} more" if rest else "")
+        if len(text) <= width:
+            return text
+    return count_of(len(changes), "change")
 
 
 def _require_running(target: Target) -> SystemState | None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 
-from lbcore.core.topology import Address, Topology, WorkerConfig
+from lbcore.core.errors import ConfigError
+from lbcore.core.plan import with_workers
+from lbcore.core.topology import Topology
+from lbcore.shell.change import Wanted
 from lbcore.shell.config_file import line_of
 from lbcore.shell.cores import note_of_overcommit, usable_cores
 from lbcore.shell.crew import Targets
+from lbcore.shell.descriptors import raise_descriptor_limit
 from lbcore.shell.listeners import Listeners
-from lbcore.shell.logs import setup_logging
+from lbcore.shell.logs import check_log_files, setup_logging
 from lbcore.shell.state import StateFolder, log_folder
 from lbcore.shell.supervisor import Supervisor
 
@@ -26,11 +28,6 @@ from .options import config_options, load_topology, program_name
 if TYPE_CHECKING:
     from lbcore.core.children import Timing
     from lbcore.shell.observer import Observer
-
-#: file descriptors that a child and each of its threads cost the supervisor, and what else it needs
-_DESCRIPTORS_PER_CHILD: Final = 12
-_DESCRIPTORS_PER_THREAD: Final = 2
-_DESCRIPTORS_BESIDES: Final = 128
 
 
 @click.command(
@@ -55,33 +52,32 @@ Exit codes: 2 topology or task module wrong, 3 cannot start, 4 runs already,
     metavar="N",
     help="How many workers: the first N, or more of them on free ports.",
 )
-def up(config: str, overrides: Sequence[str], detach: bool, workers: int | None) -> int:
+@click.option(
+    "--watch", is_flag=True, help="Restart the workers, rolling, when a task module is saved."
+)
+def up(
+    config: str, overrides: Sequence[str], detach: bool, workers: int | None, watch: bool
+) -> int:
     """Start the broker and the workers of a topology."""
     topology = load_topology(config, overrides)
     if workers is not None:
         topology = with_workers(topology, workers)
-    return start(topology, load_targets(), detach=detach)
+
+    def reload() -> Topology:
+        return load_topology(config, overrides)
+
+    wanted = Wanted(topology=topology, load=reload, count=workers, watch=watch)
+    return start(topology, load_targets(), detach=detach, wanted=wanted)
 
 
 def load_targets() -> Targets:
     """The functions that the real children run."""
     # here and not above: `lb up --help`, and whoever brings targets of his own, need none of this
     from lbcore.shell.broker_process import run_broker
+    from lbcore.shell.trial_process import run_trial
     from lbcore.shell.worker_process import run_worker
 
-    return Targets(run_broker=run_broker, run_worker=run_worker)
-
-
-def with_workers(topology: Topology, number: int) -> Topology:
-    """The topology with this many workers; new ones are named on and get free ports."""
-    workers = list(topology.workers[:number])
-    names = {worker.name for worker in workers}
-    candidate = 0
-    while len(workers) < number:
-        candidate += 1
-        if (name := f"worker-{candidate}") not in names:
-            workers.append(WorkerConfig(name=name, address=Address(port=0)))
-    return replace(topology, workers=tuple(workers))
+    return Targets(run_broker=run_broker, run_worker=run_worker, run_trial=run_trial)
 
 
 def start(
@@ -90,17 +86,29 @@ def start(
     *,
     detach: bool,
     timing: Timing | None = None,
+    wanted: Wanted | None = None,
 ) -> int:
     """Run the topology with these targets; returns the exit code of ``up``.
+
+    Without ``wanted`` the topology stays as it is.
 
     Raises ``AlreadyRunning``, ``BindError``, ``LogSetupError`` and ``StartError``.
     """
     logs = log_folder(topology)
     supervisor_log = str(logs / "supervisor.log")
-    _raise_descriptor_limit(topology)
+    raise_descriptor_limit(topology)
+    if topology.tls is not None:
+        # here and not above: few need it, and it takes its time to load
+        from lbcore.shell.tls import server_context
+
+        try:
+            server_context(topology.tls)
+        except ConfigError as error:
+            raise ConfigError(f"broker.tls: {error}") from None
     folder = StateFolder(topology)
     try:
         logger = setup_logging(topology.logs, logs, "supervisor")
+        check_log_files(logs, ["broker", *(worker.name for worker in topology.workers)])
         listeners = Listeners(topology, line_of)
     except BaseException:
         folder.remove()
@@ -114,6 +122,7 @@ def start(
             logger=logger,
             observer=observer,
             timing=timing,
+            wanted=wanted or Wanted(topology=topology),
         )
         code = supervisor.run()
         reason = supervisor.failure
@@ -124,6 +133,8 @@ def start(
         folder.forget()
 
     notes = _notes(topology)
+    if unknown := folder.publish(listeners.topology.broker, tls=topology.tls is not None):
+        notes.append(unknown)
     for note in notes:
         logger.warning("{}", note)
     if detach:
@@ -143,13 +154,3 @@ def start(
 def _notes(topology: Topology) -> list[str]:
     note = note_of_overcommit(topology, usable_cores())
     return [] if note is None else [note]
-
-
-def _raise_descriptor_limit(topology: Topology) -> None:
-    """Many workers need more open files than the usual soft limit."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _DESCRIPTORS_BESIDES + _DESCRIPTORS_PER_CHILD * (len(topology.workers) + 1)
-    wanted += _DESCRIPTORS_PER_THREAD * sum(worker.concurrency for worker in topology.workers)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

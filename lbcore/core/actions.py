@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from .records import Batch
+
 
 class ToClient(NamedTuple):
     """Write these pieces to that client, in order."""
@@ -25,12 +27,40 @@ class Recall(NamedTuple):
     worker: int
 
 
+class CancelRequest(NamedTuple):
+    """Tell that worker, on its control connection, that nobody wants this request any more."""
+
+    worker: int
+    request_id: int
+
+
+class ReplaceWorker(NamedTuple):
+    """Ask the supervisor to kill that process, if it still runs this request, and start anew."""
+
+    worker: int
+    pid: int
+    request_id: int
+    reason: str
+
+
 class Control(NamedTuple):
     """A client asks for something other than a task: answer it with a CONTROL_REPLY."""
 
     client: int
     request_id: int
     body: bytes
+
+
+class Write(NamedTuple):
+    """Have the store write this; ``Broker.written`` is told when it is."""
+
+    batch: Batch
+
+
+class LookUp(NamedTuple):
+    """Ask the store for the result of a request; ``Broker.found`` is told."""
+
+    request_id: int
 
 
 class CloseClient(NamedTuple):
@@ -47,6 +77,12 @@ class CloseWorker(NamedTuple):
     reason: str
 
 
+class Drained(NamedTuple):
+    """Tell the supervisor that this worker, which is to be spared, has nothing left."""
+
+    worker: int
+
+
 class Note(NamedTuple):
     """A line for the log; ``level`` is a logging level's name."""
 
@@ -56,7 +92,20 @@ class Note(NamedTuple):
     request_id: int = 0
 
 
-Action = ToClient | ToWorker | Recall | Control | CloseClient | CloseWorker | Note
+Action = (
+    ToClient
+    | ToWorker
+    | Recall
+    | CancelRequest
+    | ReplaceWorker
+    | Control
+    | Write
+    | LookUp
+    | CloseClient
+    | CloseWorker
+    | Drained
+    | Note
+)
 
 
 class Outbox:

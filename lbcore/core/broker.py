@@ -6,71 +6,135 @@ frames, and leads to at most one write per peer.
 
 This module is the door.  Its rooms, in the order a request passes them: ``intake`` (read, accept or
 refuse), ``dispatch`` (choose and send), ``replies`` (match, learn, pass on), over the books that
-``ledger`` keeps.
+``ledger`` keeps.  What goes wrong has rooms of its own: ``losses`` (workers), ``retries``,
+``endings`` (cancelled, too late, nobody waits), ``resume`` (clients and requests that come back).
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
-from .actions import Action, CloseClient, CloseWorker, Note, Outbox, Recall
+from .actions import Action, CloseClient, CloseWorker, Note, Outbox, Recall, Write
 from .children import ChildState
+from .clients import ClientRecord
 from .costs import TaskCost
 from .dispatch import dispatch
-from .errors import DeadlineExceeded, ProtocolError, WorkerLost
-from .fleet import Worker
-from .frames import CONTROL_BYTES_MAX, FrameBuffer, Kind, control_frame, task_of
-from .intake import read_requests
-from .ledger import STALL_CHECK_S, ClientRecord, Ledger
+from .endings import drop_client, expire, press
+from .errors import ProtocolError
+from .frames import CONTROL_BYTES_MAX, FrameBuffer, Kind, control_frame
+from .history import NO_HISTORY, History
+from .intake import ClientLeft, read_requests
+from .ledger import STALL_CHECK_S, Ledger, no_ticket
+from .losses import forget_placeholder, give_up_missing, lose, note_deaths, worker_died
 from .policies.base import Random
 from .queue import Entry
-from .replies import read_replies, settle
+from .recovery import claim, look_at_time, release
+from .replies import end_solo, read_replies, settle
+from .reshape import drop_lost_tasks, follow_process, follow_topology, retire, tell_drained
+from .resume import (
+    come_back,
+    forget_known,
+    give_up_client,
+    give_up_placeholder,
+    lose_client,
+    read_running,
+    rejoin,
+)
+from .retries import give_up_pinned, send_pinned, send_suspects
+from .storeside import StoreSide
 from .topology import Topology
+from .unusual import Alarm
 
 #: a worker whose running request is this late gives back what waits behind it
 STALL_MIN_S: Final = 0.05
 STALL_FACTOR: Final = 10.0
 
-_STATES: Final = frozenset(state.value for state in ChildState)
 
-
-class Broker:
+class Broker(StoreSide):
     """The core of the broker process; see the module's text for its rules."""
 
-    def __init__(self, topology: Topology, rng: Random, started_at: float) -> None:
-        self.ledger = Ledger(topology, rng)
+    def __init__(
+        self,
+        topology: Topology,
+        rng: Random,
+        started_at: float,
+        *,
+        clients_seen: int = 0,
+        life: int = 1,
+        history: History = NO_HISTORY,
+        names: Sequence[str] = (),
+    ) -> None:
+        """``clients_seen`` is the largest client number that earlier brokers of this run have
+        given out, ``life`` which broker this one is, counted from 1.  ``names`` are the workers'
+        names by number, if some of them are gone already."""
+        self.ledger = Ledger(topology, rng, names, history)
+        #: what the supervisor says of the last change of the topology; None before the first
+        self.last_change: Mapping[str, Any] | None = None
         self.started_at = started_at
-        self._clients_seen = 0
+        self.clients_seen = clients_seen
+        self.life = life
+        self.history = history
 
     # ---- clients -------------------------------------------------------------------------------
 
-    def client_joined(self, name: str) -> tuple[int, list[Action]]:
-        """A client connected: give it a number, and the tasks by number."""
+    def client_joined(
+        self,
+        name: str,
+        now: float,
+        resume: int = 0,
+        rights: str = "client",
+        ticket: Callable[[int], bytes] = no_ticket,
+    ) -> tuple[int, list[Action]]:
+        """A client connected: give it a number, and the tasks by number.
+
+        ``resume`` is the number that it had before, when it has shown its ticket: then it goes on
+        where it was, and an older connection of it counts no more.  ``ticket`` makes the one for
+        the number that it gets.
+        """
         ledger = self.ledger
-        self._clients_seen += 1
-        number = self._clients_seen
-        buffer = FrameBuffer(ledger.limits.frame_bytes)
-        ledger.clients[number] = ClientRecord(number, name, buffer)
+        resumed = 0 < resume <= self.clients_seen
+        if not resumed:
+            self.clients_seen += 1
+        number = resume if resumed else self.clients_seen
+        client = ClientRecord(number, name, FrameBuffer(ledger.limits.frame_bytes), rights)
+        kept: list[bytes] = []
+        if resumed:
+            kept = come_back(ledger, client, now)
+        else:
+            ledger.clients[number] = client
         welcome = {
             "client": number,
+            "ticket": ticket(number),
+            "life": self.life,
+            "resumed": resumed,
             "tasks": ledger.tasks.wire(),
-            "workers": [worker.name for worker in ledger.fleet.workers],
-            "frame_bytes_max": ledger.limits.frame_bytes,
+            **ledger.worker_news(),
         }
         outbox = Outbox()
         outbox.to_client(number, control_frame(Kind.WELCOME, welcome))
-        return number, outbox.actions()
+        for data in kept:
+            outbox.to_client(number, data)
+        return number, self._dispatched(now, outbox)
 
     def client_left(self, number: int, now: float) -> list[Action]:
-        """A client is gone: what it has waiting is dropped, what runs for it is finished unseen."""
-        ledger = self.ledger
-        if ledger.clients.pop(number, None) is not None:
-            for run in ledger.queue.remove(lambda run: run.client == number):
-                for request_id, _ in run.entries[run.start :]:
-                    ledger.forget(request_id)
-        return self._dispatched(now, Outbox())
+        """A client is gone for good: what it has waiting is dropped, what runs is cancelled."""
+        outbox = Outbox()
+        drop_client(self.ledger, number, now, outbox)
+        return self._dispatched(now, outbox)
+
+    def client_lost(self, number: int, now: float) -> list[Action]:
+        """A client's connection broke without a farewell: it may come back and go on."""
+        outbox = Outbox()
+        lose_client(self.ledger, number, now, outbox)
+        return self._dispatched(now, outbox)
+
+    def client_paused(self, number: int, paused: bool, now: float) -> list[Action]:
+        """A client does not take its answers: nothing of it is started. Or it does so again."""
+        self.ledger.pause(number, paused)
+        return [] if paused else self._dispatched(now, Outbox())
 
     def client_data(self, number: int, data: bytes, now: float) -> list[Action]:
         """One read from a client.  A frame that breaks the protocol closes that client only."""
@@ -82,6 +146,9 @@ class Broker:
             read_requests(self.ledger, client, data, now, outbox)
         except ProtocolError as error:
             outbox.add(CloseClient(number, str(error)))
+            drop_client(self.ledger, number, now, outbox)
+        except ClientLeft:
+            drop_client(self.ledger, number, now, outbox)
         return self._dispatched(now, outbox)
 
     # ---- workers -------------------------------------------------------------------------------
@@ -102,7 +169,7 @@ class Broker:
                 buffer.keep(read_replies(ledger, ledger.fleet.workers[number], data, now, outbox))
             except ProtocolError as error:
                 outbox.add(CloseWorker(number, str(error)))
-                self._lose(ledger.fleet.workers[number], now, outbox)
+                lose(ledger, ledger.fleet.workers[number], None, now, outbox)
         return self._dispatched(now, outbox)
 
     def worker_joined(self, number: int, hello: Mapping[str, Any], now: float) -> list[Action]:
@@ -115,101 +182,79 @@ class Broker:
         specs = hello.get("tasks")
         if not isinstance(specs, list) or not all(isinstance(spec, dict) for spec in specs):
             raise ProtocolError(f"{worker.name} did not say which tasks it has")
+        running = read_running(hello)
+        outbox = Outbox()
+        # a second connection while the first still seems to be alive
+        lose(ledger, worker, None, now, outbox)
         known = ledger.tasks.version
         worker.tasks = ledger.tasks.merge(specs)
         while len(ledger.fleet.costs) < len(ledger.tasks.specs):
             ledger.fleet.costs.append(TaskCost(ledger.tasks.declared_s(len(ledger.fleet.costs))))
+        is_first = worker.pid is None
         pid = hello.get("pid")
         worker.pid = pid if isinstance(pid, int) else None
-        worker.state = ChildState.RUNNING
+        worker.state = ChildState.DRAIN if worker.draining else ChildState.RUNNING
+        if worker.position < 0:
+            # of the process that greets; it may have changed since the last one
+            worker.concurrency = worker.config.concurrency
         worker.successes = worker.failures_in_row = 0
         worker.ghost_until = 0.0
         # an error with its traceback may be larger than a small limit on requests
-        bytes_max = max(ledger.limits.frame_bytes, CONTROL_BYTES_MAX)
+        bytes_max = max(ledger.reply_bytes_max, CONTROL_BYTES_MAX)
         ledger.buffers[number] = FrameBuffer(bytes_max)
-        ledger.fleet.set_ready(worker, True)
+        ledger.joined_at[number] = now
+        rejoin(
+            ledger,
+            worker,
+            running,
+            is_first=is_first,
+            clients_seen=self.clients_seen,
+            claim=partial(claim, ledger),
+            now=now,
+            outbox=outbox,
+        )
+        ledger.refresh_ready(worker, now)
         ledger.changed(worker, now)
-        outbox = Outbox()
         table = control_frame(Kind.TASKS, ledger.tasks.wire())
         outbox.to_worker(number, table)
+        if number in ledger.pinned:
+            send_pinned(ledger, worker, now, outbox)
         if ledger.tasks.version != known:
             for client in ledger.clients:
                 outbox.to_client(client, table)
+        release(ledger, now, outbox)
+        drop_lost_tasks(ledger, now, outbox)
         return self._dispatched(now, outbox)
 
-    def worker_lost(self, number: int, now: float, running: int | None = None) -> list[Action]:
-        """A worker's connection is gone: what it held goes to others.
+    def worker_lost(
+        self, number: int, now: float, running: Collection[int] | None = None
+    ) -> list[Action]:
+        """A worker's connection is gone; what it had not begun goes to others at once.
 
-        Only what it was running costs an attempt.  ``running`` is the id of that request (0: none),
-        where it is known; else its first ``concurrency`` requests are taken for it, since workers
-        begin them in order.  Those waiting behind are moved free of charge.
+        ``running`` are the ids of what it ran, where they are known; else its first ``concurrency``
+        requests are taken for it, since workers begin them in order.  What becomes of those is
+        decided by ``worker_died``, by ``worker_joined`` of the same process, or by time.
         """
         outbox = Outbox()
-        self._lose(self.ledger.fleet.workers[number], now, outbox, running)
+        lose(self.ledger, self.ledger.fleet.workers[number], running, now, outbox)
         return self._dispatched(now, outbox)
 
-    def _lose(self, worker: Worker, now: float, outbox: Outbox, running: int | None = None) -> None:
-        ledger, number = self.ledger, worker.number
-        ledger.buffers.pop(number, None)
-        ledger.fleet.set_ready(worker, False)
-        if worker.state is ChildState.RUNNING:
-            worker.state = ChildState.BACKOFF
-        ledger.loaded.discard(worker)
-        ledger.recalled.discard(number)
-        held = list(worker.inflight.items())
-        worker.inflight.clear()
-        worker.counts.clear()
-        ledger.fleet.forget_report(worker)
-        ledger.in_flight -= len(held)
-        begun = held[: worker.concurrency]
-        if running is not None:
-            begun = self._begun(held, running)
-        blamed = {entry[0] for entry in begun}
-        again = {entry[0] for entry in begun if self._may_retry(worker, entry, outbox)}
-        moved = [
-            entry
-            for entry in held
-            if entry[0] not in ledger.answered and (entry[0] not in blamed or entry[0] in again)
-        ]
-        ledger.answered.difference_update([request_id for request_id, _ in held])
-        ledger.requeue(moved)
-        ledger.changed(worker, now)
-        if held:
-            text = f"{worker.name} lost with {len(held)} requests, {len(begun)} of them running; "
-            text += f"sent on to others: {len(moved)}"
-            outbox.add(Note("WARNING", text, begun[0][0] if len(begun) == 1 else 0))
+    def worker_died(self, name: str, death: Mapping[str, Any], now: float) -> list[Action]:
+        """The supervisor saw a worker's process end; it may say so more than once.
 
-    def _begun(self, held: list[Entry], running: int) -> list[Entry]:
-        """Of the unanswered requests of a lost worker, in order, those it must answer for.
-
-        Those before the running one were done and their answers lost: no attempt of theirs died,
-        but one that must not run twice cannot be sent again.
+        ``death`` has what is known: ``pid``, ``exit`` (for people), ``signal``, ``code``,
+        ``peak_rss_bytes``, ``oom``, ``reason``, ``log_lines``, and ``requests``, the ids of what
+        it ran at that moment.
         """
-        ids = [request_id for request_id, _ in held]
-        if running not in ids:
-            return []
-        done = held[: ids.index(running)]
-        idempotent = self.ledger.tasks.idempotent
-        return [entry for entry in done if not idempotent(task_of(entry[1]))] + [held[len(done)]]
+        outbox = Outbox()
+        for worker in [each for each in self.ledger.fleet.workers if each.name == name]:
+            worker_died(self.ledger, worker, death, now, outbox)
+        return self._dispatched(now, outbox)
 
-    def _may_retry(self, worker: Worker, entry: Entry, outbox: Outbox) -> bool:
-        """Count the attempt that died; answer the request when it may not be tried again."""
-        ledger = self.ledger
-        request_id, frame = entry
-        if request_id in ledger.answered:
-            return False
-        task = task_of(frame)
-        attempts = ledger.attempts.get(request_id, 1)
-        allowed = ledger.tasks.max_attempts(task, ledger.limits.max_attempts)
-        idempotent = ledger.tasks.idempotent(task)
-        if idempotent and attempts < allowed:
-            ledger.attempts[request_id] = attempts + 1
-            return True
-        message = f"{worker.name} died while it ran {ledger.tasks.name(task)}: "
-        message += f"attempt {attempts} of {allowed}" if idempotent else "it is not idempotent"
-        error = WorkerLost(message, attempts=attempts, worker=worker.name)
-        ledger.answer(request_id, task, error, outbox)
-        return False
+    def deaths_known(self, deaths: Mapping[Any, Any], now: float) -> list[Action]:
+        """How many workers died under each of these requests in the lives of earlier brokers."""
+        note_deaths(self.ledger, deaths)
+        return self._dispatched(now, Outbox())
 
     def worker_recalled(self, number: int, ids: Iterable[int], now: float) -> list[Action]:
         """A worker gave back requests that it had not begun."""
@@ -225,7 +270,11 @@ class Broker:
             ledger.in_flight -= 1
             if request_id in ledger.answered:
                 ledger.answered.discard(request_id)
+                ledger.grace.pop(request_id, None)
+            elif request_id in ledger.adopted:
+                forget_placeholder(ledger, request_id)
             else:
+                ledger.revived.discard(request_id)
                 entries.append((request_id, frame))
         ledger.requeue(entries)
         ledger.recalled.discard(number)
@@ -235,44 +284,46 @@ class Broker:
             # what runs there began when it began
             worker.head_at = head_at
             ledger.changed(worker, now)
+            if worker.solo:
+                end_solo(ledger, worker, now)
             outbox.add(Note("INFO", f"{len(entries)} requests taken back from {worker.name}"))
         return self._dispatched(now, outbox)
 
     def worker_report(self, number: int, report: Mapping[str, Any], now: float) -> list[Action]:
         """CPU figures of a worker, from itself or from outside; the fresher ones count."""
-        ledger = self.ledger
-        worker = ledger.fleet.workers[number]
-        if ledger.fleet.take_report(worker, report, now):
-            ledger.changed(worker, now, keep_place=True)
+        self.ledger.take_report(self.ledger.fleet.workers[number], report, now)
         return []
+
+    def topology_changed(
+        self, topology: Topology, now: float, names: Sequence[str] = ()
+    ) -> list[Action]:
+        """Another topology holds; ``names`` are the workers' by number, those gone included."""
+        outbox = Outbox()
+        for worker in follow_topology(self.ledger, topology, names, now, outbox):
+            lose(self.ledger, worker, None, now, outbox)
+            retire(self.ledger, worker, now)
+        return self._dispatched(now, outbox)
 
     def fleet_reported(self, workers: Iterable[Mapping[str, Any]], now: float) -> list[Action]:
         """What the supervisor knows of each worker: its process state, restarts and CPU."""
-        by_name = self.ledger.fleet.by_name
+        outbox = Outbox()
         for view in workers:
-            worker = by_name.get(str(view.get("name")))
-            if worker is None:
-                continue
-            worker.restarts = int(view.get("restarts") or 0)
-            state = str(view.get("state"))
-            # RUNNING is what the broker sees itself, by the worker's greeting
-            if worker.position < 0 and state in _STATES and state != ChildState.RUNNING:
-                worker.state = ChildState(state)
-            if "wall_s" in view:
-                self.worker_report(worker.number, view, now)
-            if worker.availability < 1.0:
-                # its last report has aged since
-                self.ledger.changed(worker, now, keep_place=True)
-        return []
+            worker = self.ledger.fleet.by_name.get(str(view.get("name")))
+            if worker is not None:
+                follow_process(self.ledger, worker, view, now, outbox)
+        if self.ledger.lost_tasks:
+            drop_lost_tasks(self.ledger, now, outbox)
+        return self._dispatched(now, outbox)
 
     # ---- time ----------------------------------------------------------------------------------
 
     def next_deadline(self) -> float | None:
         """The moment at which ``tick`` must be called next, or None when nothing waits for time."""
         ledger = self.ledger
-        if not (ledger.deadlines or ledger.loaded or ledger.hold_until):
+        moments = ledger.durable.moments()
+        if not (ledger.deadlines or ledger.loaded or ledger.hold_until or ledger.alarms or moments):
             return None
-        moments = [ledger.deadlines[0][0]] if ledger.deadlines else []
+        moments += [each[0][0] for each in (ledger.deadlines, ledger.alarms) if each]
         if ledger.hold_until is not None and ledger.queue.count:
             moments.append(ledger.hold_until)
         if ledger.loaded:
@@ -286,7 +337,11 @@ class Broker:
         while ledger.deadlines and ledger.deadlines[0][0] <= now:
             at, request_id = heapq.heappop(ledger.deadlines)
             if ledger.timed.get(request_id) == at:
-                self._expire(request_id, outbox)
+                expire(ledger, request_id, now, outbox)
+        while ledger.alarms and ledger.alarms[0][0] <= now:
+            _, what, key = heapq.heappop(ledger.alarms)
+            self._ring(what, key, now, outbox)
+        look_at_time(ledger, now, outbox)
         if ledger.loaded and ledger.stall_at <= now:
             ledger.stall_at = now + STALL_CHECK_S
             for worker in ledger.loaded:
@@ -300,23 +355,22 @@ class Broker:
                     outbox.add(Recall(worker.number))
         return self._dispatched(now, outbox)
 
-    def _expire(self, request_id: int, outbox: Outbox) -> None:
-        """A deadline passed.  Waiting: it never runs.  Running: its answer will not be passed
-        on."""
+    def _ring(self, what: Alarm, key: int, now: float, outbox: Outbox) -> None:
+        """A moment has come that something was noted for."""
         ledger = self.ledger
-        entry = ledger.queue.remove_request(request_id)
-        frame = entry[1] if entry is not None else None
-        if frame is None:
-            for worker in ledger.fleet.workers:
-                frame = worker.inflight.get(request_id)
-                if frame is not None:
-                    break
-            else:
-                ledger.forget(request_id)
-                return
-            ledger.answered.add(request_id)
-        error = DeadlineExceeded("the deadline passed before the request was done")
-        ledger.answer(request_id, task_of(frame), error, outbox)
+        match what:
+            case Alarm.AWAY:
+                give_up_client(ledger, key, now, outbox)
+            case Alarm.MISSING:
+                give_up_missing(ledger, key, now, outbox)
+            case Alarm.PINNED:
+                give_up_pinned(ledger, key, outbox)
+            case Alarm.GRACE:
+                press(ledger, key, now, outbox)
+            case Alarm.KNOWN:
+                forget_known(ledger, key, now)
+            case Alarm.ADOPTED:
+                give_up_placeholder(ledger, key, now, outbox)
 
     # ---- stopping ------------------------------------------------------------------------------
 
@@ -328,10 +382,18 @@ class Broker:
     def drained(self) -> bool:
         """Draining, and nothing left to do."""
         ledger = self.ledger
-        return ledger.draining and not ledger.queue.count and not ledger.in_flight
+        return ledger.draining and ledger.idle
 
     def _dispatched(self, now: float, outbox: Outbox) -> list[Action]:
         """The end of every event: start what can start now, and hand over what is to be done."""
-        if self.ledger.queue.count:
-            dispatch(self.ledger, now, outbox)
+        ledger = self.ledger
+        if ledger.suspects:
+            send_suspects(ledger, now, outbox)
+        if ledger.queue.count:
+            dispatch(ledger, now, outbox)
+        if ledger.spared:
+            tell_drained(ledger, outbox)
+        batch = ledger.durable.batch
+        if batch.runs or batch.results or batch.begun or batch.clients:
+            outbox.add(Write(ledger.durable.take_batch()))
         return outbox.actions()

@@ -36,6 +36,14 @@ class Role(StrEnum):
     WORKER = "worker"
 
 
+class Wish(StrEnum):
+    """What is to become of a worker once it has nothing left to do."""
+
+    NONE = "none"
+    RESTART = "restart"
+    REMOVE = "remove"
+
+
 class Trigger(StrEnum):
     """Why a child changes its state."""
 
@@ -51,6 +59,8 @@ class Trigger(StrEnum):
     GIVE_UP = "give up"
     #: it was asked to finish what it accepted
     DRAIN = "drain"
+    #: it may take new work again
+    RESUME = "resume"
     #: it was asked to stop
     STOP = "stop"
     #: its process ended after it was asked to
@@ -73,7 +83,10 @@ TRANSITIONS: Final[Mapping[tuple[ChildState, Trigger], ChildState]] = MappingPro
         (_S.RUNNING, _T.STOP): _S.STOPPING,
         (_S.BACKOFF, _T.SPAWN): _S.STARTING,
         (_S.BACKOFF, _T.STOP): _S.EXITED,
+        (_S.DRAIN, _T.RESUME): _S.RUNNING,
         (_S.DRAIN, _T.STOP): _S.STOPPING,
+        (_S.DRAIN, _T.CRASH): _S.BACKOFF,
+        (_S.DRAIN, _T.GIVE_UP): _S.FATAL,
         (_S.DRAIN, _T.END): _S.EXITED,
         (_S.STOPPING, _T.END): _S.EXITED,
         (_S.FATAL, _T.SPAWN): _S.STARTING,
@@ -88,6 +101,9 @@ class Timing:
     #: delay before the first restart; doubles with each further one
     backoff_first_s: float = 0.1
     backoff_max_s: float = 5.0
+    #: the same for the broker: while it is away everybody waits
+    broker_backoff_first_s: float = 0.02
+    broker_backoff_max_s: float = 0.3
     #: a delay is scaled by a random factor of 1 +- this, so that many do not restart in step
     backoff_jitter: float = 0.2
     #: a child that ran this long starts again with the first delay
@@ -136,8 +152,9 @@ class ChildDied:
 
     name: str
     cause: str
-    #: it was running a request: more likely that one's fault than its own
-    at_work: bool = False
+    #: towards the restarts that are allowed; not when it was running a request, which is more
+    #: likely to be at fault, and not when a machine that runs it already has no room for another
+    counts: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +162,47 @@ class BrokerDrained:
     """The broker has answered everything that it accepted."""
 
     name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerDrained:
+    """The broker has nothing left with a worker that it was told to spare."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildRemoved:
+    """A worker no longer belongs to the system: it is drained, stopped and forgotten."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldRequested:
+    """A worker is to get nothing new, and to stay as it is when it has finished."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumeRequested:
+    """A worker that was held may take new work again."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestartRequested:
+    """These workers are to have new processes: each is drained, stopped and started.
+
+    ``rolling``: one after the other.  After ``limit_s`` one that is not drained is stopped all the
+    same; None waits as long as it takes.
+    """
+
+    names: tuple[str, ...]
+    rolling: bool = False
+    limit_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +220,18 @@ class TimePassed:
 
 
 Event: TypeAlias = (
-    ChildAdded | ChildReady | ChildFailed | ChildDied | BrokerDrained | StopRequested | TimePassed
+    ChildAdded
+    | ChildReady
+    | ChildFailed
+    | ChildDied
+    | ChildRemoved
+    | BrokerDrained
+    | WorkerDrained
+    | HoldRequested
+    | ResumeRequested
+    | RestartRequested
+    | StopRequested
+    | TimePassed
 )
 
 
@@ -205,11 +274,18 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Forget:
+    """This child has ended and does not belong to the system any more: let go of what it had."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FleetChanged:
     """Some child's state changed: tell the broker and whoever watches."""
 
 
-Action: TypeAlias = Spawn | SendDrain | SendStop | SendSignal | Note | FleetChanged
+Action: TypeAlias = Spawn | SendDrain | SendStop | SendSignal | Note | Forget | FleetChanged
 
 
 @dataclass(slots=True, kw_only=True)
@@ -233,10 +309,22 @@ class Child:
     backoffs: int = 0
     #: when the last restarts happened, oldest first, at most ``restarts_max``
     restart_times: deque[float] = field(default_factory=deque)
-    #: why it died or failed last, and whether it was running a request then
+    #: why it died or failed last, and whether that counts towards ``restart_times``
     cause: str = ""
-    died_at_work: bool = False
+    death_counts: bool = True
+    #: its present process said that it cannot start, and another one will be tried
+    refused: bool = False
     #: when it was asked to stop
     stop_at: float = 0.0
+    #: what it is being drained for
+    wish: Wish = Wish.NONE
+    #: its restart waits for its turn
+    rolling: bool = False
+    #: how long its draining may take; None: as long as it takes
+    limit_s: float | None = None
+    #: somebody wants it to get no new work
+    held: bool = False
+    #: in DRAIN: the broker has nothing left with it
+    drained: bool = False
     #: signals sent to the present process, so that each is sent once
     signals: set[str] = field(default_factory=set)

@@ -8,14 +8,15 @@ dicts.  ``schema.py`` holds what single keys take; what is checked here concerns
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from .problems import KeyPath, Origin, Problem, Problems, show, spell_path
-from .readers import MODULE, NAME, Reader, is_mapping, is_whole
+from .readers import MODULE, NAME, Reader, is_loopback, is_mapping, is_whole
 from .schema import (
     BROKER_KEYS,
     COUNT,
+    DURABILITY_KEYS,
     LIMITS_KEYS,
     LOGS_KEYS,
     POLICY_KEYS,
@@ -31,9 +32,11 @@ from .schema import (
 from .topology import (
     DEFAULT_BROKER_PORT,
     Address,
+    DurabilityConfig,
     Limits,
     LogsConfig,
     PolicyConfig,
+    Tls,
     Topology,
     WorkerConfig,
 )
@@ -92,7 +95,7 @@ class _Builder:
             if key not in TOPOLOGY_KEYS:
                 self._unknown((_text(key),), TOPOLOGY_KEYS)
         top = self._keys((), {key: mapping[key] for key in TOP_KEYS if key in mapping}, TOP_KEYS)
-        broker = self._broker(mapping)
+        broker, tls = self._broker(mapping)
         return Topology(
             name=top.get("name", DEFAULT_NAME),
             broker=broker,
@@ -101,6 +104,8 @@ class _Builder:
             tasks=self._tasks(mapping.get("tasks", ())),
             logs=LogsConfig(**self._section(mapping, "logs", LOGS_KEYS)),
             limits=Limits(**self._section(mapping, "limits", LIMITS_KEYS)),
+            tls=tls,
+            durability=self._durability(mapping),
             source=source,
         )
 
@@ -133,11 +138,31 @@ class _Builder:
     def _unknown(self, path: KeyPath, keys: Iterable[str]) -> None:
         self.problems.unknown_key(path, keys, sections_with(str(path[-1])))
 
-    def _broker(self, mapping: Mapping[Any, Any]) -> Address:
+    def _broker(self, mapping: Mapping[Any, Any]) -> tuple[Address, Tls | None]:
         values = self._section(mapping, "broker", BROKER_KEYS)
+        files = values.pop("tls", None)
         address = self._address(("broker",), values, DEFAULT_BROKER_PORT)
         self._claim_address(("broker",), address)
-        return address
+        tls = None if files is None else self._tls(files)
+        if address.path is not None and tls is not None:
+            message = "a Unix socket needs no TLS, it does not leave this machine; remove it"
+            self.problems.add(("broker", "tls"), message)
+        written = is_mapping(mapping.get("broker")) and "tls" in mapping["broker"]
+        if address.path is None and not is_loopback(address.host) and not written:
+            self.problems.add(
+                ("broker", "host"),
+                f"other machines can reach {address.host}: that needs "
+                "`tls: {cert: FILE, key: FILE}`; 127.0.0.1 needs nothing",
+            )
+        return address, tls
+
+    def _tls(self, files: Mapping[str, str]) -> Tls:
+        """The certificate and its key, which must be there."""
+        for key, name in files.items():
+            if not self.file_exists(self._absolute(name)):
+                advice = "the path starts from the YAML's folder"
+                self.problems.refuse(("broker", "tls", key), "an existing file", name, advice)
+        return Tls(cert=self._absolute(files["cert"]), key=self._absolute(files["key"]))
 
     def _policy(self, mapping: Mapping[Any, Any]) -> PolicyConfig:
         """``policy: least_load``, or a mapping with the name and the weights."""
@@ -149,6 +174,21 @@ class _Builder:
             name = POLICY_KEYS["name"].read(self.problems, ("policy",), policy)
             return PolicyConfig() if name is None else PolicyConfig(name=name)
         return PolicyConfig(**self._section(mapping, "policy", POLICY_KEYS))
+
+    def _durability(self, mapping: Mapping[Any, Any]) -> DurabilityConfig:
+        """``durability: disk``, or a mapping with the level and more."""
+        section = mapping.get("durability")
+        if isinstance(section, str):
+            mapping = {"durability": {"level": section}}
+        config = DurabilityConfig(**self._section(mapping, "durability", DURABILITY_KEYS))
+        if config.level == "disk" and config.synchronous == "normal":
+            self.problems.refuse(
+                ("durability", "synchronous"),
+                "full or extra",
+                config.synchronous,
+                "level disk promises what normal does not keep; use level: process",
+            )
+        return config
 
     def _workers(self, workers: object) -> tuple[WorkerConfig, ...]:
         """A number, the short form with ``count``, or a list."""
@@ -304,7 +344,10 @@ def describe_topology(topology: Topology) -> dict[str, Any]:
     return {
         "version": 1,
         "name": topology.name,
-        "broker": _describe_address(topology.broker),
+        "broker": {
+            **_describe_address(topology.broker),
+            **({} if topology.tls is None else {"tls": asdict(topology.tls)}),
+        },
         "workers": [
             {
                 "name": worker.name,
@@ -320,7 +363,7 @@ def describe_topology(topology: Topology) -> dict[str, Any]:
         ],
         **{
             section: {key: getattr(getattr(topology, section), key) for key in SECTIONS[section]}
-            for section in ("policy", "logs", "limits")
+            for section in ("policy", "logs", "limits", "durability")
         },
         "tasks": list(topology.tasks),
     }

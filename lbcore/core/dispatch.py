@@ -13,6 +13,7 @@ from .frames import SEQUENCE_BITS
 from .journal import worker_views
 from .ledger import STALL_CHECK_S, Ledger
 from .queue import Entry
+from .storing import hold_back
 
 #: tiny requests are handed out in runs worth about this long, one choice for all of them
 RUN_S: Final = 0.0001
@@ -21,8 +22,10 @@ RUN_MAX: Final = 64
 HOLD_COST_S: Final = 0.0005
 #: the most requests that are held while those behind them are looked at
 HELD_MAX: Final = 64
-#: the most runs that are passed over because nobody has their task
-SKIP_MAX: Final = 1024
+#: the most runs that are passed over because the workers that have their task have no room
+PASSED_MAX: Final = 1024
+#: a policy that binds at once sends a worker no more than this; what is beyond it waits here
+BOUND_MAX: Final = 4096
 #: a request held back for a better worker is looked at again at the latest after this
 HOLD_CHECK_S: Final = 0.01
 
@@ -30,7 +33,7 @@ HOLD_CHECK_S: Final = 0.01
 def dispatch(ledger: Ledger, now: float, outbox: Outbox) -> None:
     """Send every waiting request that should start now.
 
-    Requests are looked at in order.  One whose best worker is busy holds a place there
+    Requests are looked at in the queue's order.  One whose best worker is busy holds a place there
     (``virtual_s``) and waits; those behind it may overtake to workers that it does not need.  Only
     so many are held that the looking costs little beside the work itself; then the best worker with
     room takes the next, so that none idles beside a queue.
@@ -39,15 +42,18 @@ def dispatch(ledger: Ledger, now: float, outbox: Outbox) -> None:
     if not fleet.ready:
         ledger.hold_until = None
         return
+    if queue.parked_for != fleet.arrivals:
+        queue.unpark(fleet.arrivals)
     reserved: list[Worker] = []
-    index = offset = held = skipped = 0
-    while (run := queue.run_at(index)) is not None and skipped < SKIP_MAX:
+    held = passed = 0
+    full: set[int] = set()
+    while (run := queue.head()) is not None:
         task = run.task
         cost_s = fleet.costs[task].mean_s
         if policy.late_binding:
             if not fleet.free_count and not fleet.prefetch(task):
                 break
-            worker = policy.choose(task, now)
+            worker = policy.choose(task, now) if task not in full else None
             room = fleet.room(worker, task, now) if worker is not None else 0
             if worker is not None and not room and fleet.free_count:
                 if held < min(HELD_MAX, int(cost_s / HOLD_COST_S)):
@@ -55,24 +61,34 @@ def dispatch(ledger: Ledger, now: float, outbox: Outbox) -> None:
                     policy.changed(worker, now, keep_place=True)
                     reserved.append(worker)
                     held += 1
-                    index, offset = (index, offset + 1) if offset + 1 < run.left else (index + 1, 0)
+                    queue.hold(cost_s)
                     continue
                 worker = policy.choose(task, now, startable=True)
                 room = fleet.room(worker, task, now) if worker is not None else 0
             if worker is not None and not room:
                 break
         else:
-            worker, room = policy.choose(task, now), RUN_MAX
+            worker = policy.choose(task, now)
+            room = BOUND_MAX - len(worker.inflight) if worker is not None else 0
+            if worker is not None and room <= 0:
+                break
         if worker is None:
-            # nobody who is up has this task; others behind it need not wait
-            skipped += 1
-            index, offset = index + 1, 0
+            if task in full or any(task in worker.tasks for worker in fleet.ready):
+                # its workers have no room, but those behind it may need others
+                full.add(task)
+                passed += 1
+                if passed > PASSED_MAX:
+                    break
+                queue.pass_over()
+            else:
+                queue.park()
             continue
         quantum = 1 if cost_s * 2 > RUN_S else min(RUN_MAX, int(RUN_S / cost_s))
-        entries = queue.take(index, offset, min(room, quantum))
-        _send(ledger, worker, task, entries, now, outbox, run.explain)
-        if offset >= run.left:
-            index, offset = (index + 1, 0) if run.left else (index, 0)
+        explain = run.explain
+        entries = queue.take(min(room, quantum), cost_s)
+        send(ledger, worker, task, entries, now, outbox, explain)
+    if held or passed:
+        queue.release()
     ledger.hold_until = now + HOLD_CHECK_S if reserved else None
     for worker in reserved:
         if worker.virtual_s:
@@ -90,9 +106,15 @@ def start_now(ledger: Ledger, task: int, entries: list[Entry], now: float, outbo
     if not fleet.ready or (count > 1 and count * cost_s > RUN_S):
         return False
     worker = policy.choose(task, now) if count <= RUN_MAX else None
-    if worker is None or (policy.late_binding and fleet.room(worker, task, now) < count):
+    if worker is None:
         return False
-    _send(ledger, worker, task, entries, now, outbox)
+    if policy.late_binding:
+        room = fleet.room(worker, task, now)
+    else:
+        room = BOUND_MAX - len(worker.inflight)
+    if room < count:
+        return False
+    send(ledger, worker, task, entries, now, outbox)
     return True
 
 
@@ -117,7 +139,7 @@ def _record(
         outbox.add(Note("DEBUG", note, entries[0][0]))
 
 
-def _send(
+def send(
     ledger: Ledger,
     worker: Worker,
     task: int,
@@ -126,6 +148,7 @@ def _send(
     outbox: Outbox,
     explain: bool = False,
 ) -> None:
+    """Give these requests to that worker, in the books first."""
     fleet = ledger.fleet
     if explain or ledger.journal.due(fleet.costs[task].mean_s, len(fleet.workers), now):
         _record(ledger, entries, task, worker, now, outbox)
@@ -141,11 +164,16 @@ def _send(
         # a client used an id twice: one answer to both is all it gets
         worker.recount()
         ledger.take_off(entries[0][0] >> SEQUENCE_BITS, len(entries) - added)
-    if before < worker.concurrency <= before + added:
+    if worker.position >= 0 and before < worker.concurrency <= before + added:
         ledger.fleet.free_count -= 1
     if before + added > worker.concurrency and ledger.policy.late_binding:
         if not ledger.loaded:
             ledger.stall_at = now + STALL_CHECK_S
         ledger.loaded.add(worker)
     ledger.changed(worker, now)
+    durable = ledger.durable
+    if durable.unmarked or durable.marking:
+        entries = hold_back(ledger, worker, entries)
+        if not entries:
+            return
     outbox.to_worker(worker.number, b"".join([frame for _, frame in entries]))

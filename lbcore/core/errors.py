@@ -25,6 +25,7 @@ class Status(IntEnum):
     TOO_LARGE = 9
     SHUTTING_DOWN = 10
     BAD_REQUEST = 11
+    FORBIDDEN = 12
 
 
 class LBError(Exception):
@@ -100,14 +101,80 @@ class Cancelled(RequestError):
     status = Status.CANCELLED
 
 
-class WorkerLost(RequestError):
-    """Workers died while they ran the request, as often as it may be attempted."""
+class LostToWorkers(RequestError):
+    """A request ended because of the workers that ran it; says what is known of the last one.
+
+    What nobody knows is None or empty.
+    """
+
+    @property
+    def task(self) -> str:
+        """Name of the request's task."""
+        return str(self.detail.get("task") or "")
+
+    @property
+    def attempts(self) -> int:
+        """How often the request had begun."""
+        return int(self.detail.get("attempts") or 0)
+
+    @property
+    def worker(self) -> str:
+        """Name of the worker that ran it last."""
+        return str(self.detail.get("worker") or "")
+
+    @property
+    def pid(self) -> int | None:
+        """That worker's process."""
+        return self._number("pid")
+
+    @property
+    def exit(self) -> str:
+        """How that process ended: ``signal 9 (SIGKILL)`` or ``code 1``."""
+        return str(self.detail.get("exit") or "")
+
+    @property
+    def signal(self) -> int | None:
+        """The signal that ended it; None when it was none."""
+        return self._number("signal")
+
+    @property
+    def code(self) -> int | None:
+        """Its exit code; None when a signal ended it."""
+        return self._number("code")
+
+    @property
+    def peak_rss_bytes(self) -> int | None:
+        """The most memory that it ever had."""
+        return self._number("peak_rss_bytes")
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether it looks as if the kernel killed it because memory ran out."""
+        return bool(self.detail.get("out_of_memory"))
+
+    @property
+    def log_lines(self) -> list[str]:
+        """The last lines of its log."""
+        return [str(line) for line in self.detail.get("log_lines") or ()]
+
+    @property
+    def reason(self) -> str:
+        """Why lb ended the process, when lb did: ``memory limit 512 MiB: 540 MiB``."""
+        return str(self.detail.get("reason") or "")
+
+    def _number(self, key: str) -> int | None:
+        value = self.detail.get(key)
+        return value if isinstance(value, int) else None
+
+
+class WorkerLost(LostToWorkers):
+    """A worker was lost while it ran, or may have run, a request that cannot be tried again."""
 
     status = Status.WORKER_LOST
 
 
-class Quarantined(RequestError):
-    """The task kills its workers and is no longer run."""
+class Quarantined(LostToWorkers):
+    """The request, or its whole task, kills its workers and is no longer run."""
 
     status = Status.QUARANTINED
 
@@ -130,6 +197,12 @@ class BadRequest(RequestError):
     status = Status.BAD_REQUEST
 
 
+class Forbidden(RequestError):
+    """The client's key does not have the right to this."""
+
+    status = Status.FORBIDDEN
+
+
 ERRORS_BY_STATUS: dict[int, type[RequestError]] = {
     int(cls.status): cls
     for cls in (
@@ -144,6 +217,7 @@ ERRORS_BY_STATUS: dict[int, type[RequestError]] = {
         TooLarge,
         ShuttingDown,
         BadRequest,
+        Forbidden,
     )
     if cls.status is not None
 }
@@ -159,12 +233,22 @@ def error_from_wire(status: int, body: dict[str, Any]) -> RequestError:
     return cls(str(body.get("message", "")), **detail)
 
 
+def error_of_kind(body: dict[str, Any]) -> RequestError:
+    """The exception that an answer to a CONTROL frame carries: there is no status, only a kind."""
+    statuses = {cls.__name__: status for status, cls in ERRORS_BY_STATUS.items()}
+    return error_from_wire(statuses.get(str(body.get("kind")), Status.BAD_REQUEST), body)
+
+
 class ProtocolError(LBError):
     """A peer broke the wire protocol; its connection is closed, nobody else is disturbed."""
 
 
 class BrokerUnavailable(LBError):
     """No broker answers at the address, or the connection to it was lost."""
+
+
+class AccessDenied(BrokerUnavailable):
+    """The broker and this client do not have the same key, or no key was found."""
 
 
 class ConfigError(LBError):

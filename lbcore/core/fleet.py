@@ -7,7 +7,7 @@ the caller passes in.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from .children import ChildState
@@ -57,6 +57,7 @@ class Worker:
         "cpu",
         "cpu_at",
         "done_at",
+        "draining",
         "failed",
         "failures_in_row",
         "fleet",
@@ -74,6 +75,7 @@ class Worker:
         "rss_bytes",
         "running_s",
         "samples",
+        "solo",
         "speed_class",
         "stamp",
         "state",
@@ -91,6 +93,10 @@ class Worker:
         self.state = ChildState.STARTING
         self.pid: int | None = None
         self.restarts = 0
+        #: it is to get nothing new: it will be stopped, or somebody wants it to rest
+        self.draining = False
+        #: id of a request that is to run, or runs, alone here: nothing new meanwhile; 0: none
+        self.solo = 0
         self.rss_bytes = 0
         #: id -> frame of every request sent and not answered, in the order they were sent
         self.inflight: dict[int, bytes] = {}
@@ -135,6 +141,10 @@ class Worker:
         self._speed_version = -1
         self._speed_until = 0.0
 
+    def __hash__(self) -> int:
+        """Its number, not its address: a set of workers has the same order in every process."""
+        return self.number
+
     @property
     def pending(self) -> int:
         """Requests sent to the worker and not yet answered."""
@@ -146,9 +156,8 @@ class Worker:
 
     def availability_at_time(self, now: float) -> float:
         """The share of its cores it can get now, by its last report and that report's age."""
-        if self.availability >= 1.0:
-            return 1.0
-        return availability_now(self.availability, now - self.availability_at)
+        known = self.availability
+        return 1.0 if known >= 1.0 else availability_now(known, now - self.availability_at)
 
     def effective_speed(self, now: float) -> float:
         """Speed that a CPU-bound request would meet now: ``v * A ** cpu_weight``.
@@ -219,9 +228,7 @@ class Worker:
             age = now - self.head_at
             if age * (1.0 + OVERDUE_GROWTH) >= self.running_s:
                 backlog += max(0.0, OVERDUE_GROWTH * age - (self.running_s - age))
-        if backlog < 0.0:
-            backlog = 0.0
-        return backlog + self.virtual_s
+        return (backlog if backlog > 0.0 else 0.0) + self.virtual_s
 
     def load(self, task: int, now: float) -> float:
         """Expected seconds until a request of that task, sent now, would be done here.
@@ -234,9 +241,14 @@ class Worker:
 class Fleet:
     """All workers, what tasks cost on them, and who can take work now."""
 
-    def __init__(self, workers: Iterable[WorkerConfig], policy: PolicyConfig) -> None:
+    def __init__(
+        self, workers: Iterable[WorkerConfig], policy: PolicyConfig, names: Sequence[str] = ()
+    ) -> None:
+        """``names``, if given, are the workers' names by number, those long gone included."""
         self.policy = policy
+        #: by number, for ever: one that is gone keeps its place
         self.workers: list[Worker] = []
+        #: the workers that the topology has
         self.by_name: dict[str, Worker] = {}
         #: cost of each task, by task number
         self.costs: list[TaskCost] = []
@@ -244,6 +256,7 @@ class Fleet:
         self.ready: list[Worker] = []
         #: how many of ``ready`` have fewer requests pending than they can run at once
         self.free_count = 0
+        self.arrivals = 0  # changes whenever a worker begins to take new work
         #: the largest declared weight
         self.weight_max = 0.0
         #: what all learned log-speeds have in common; subtracted, so that speeds stay relative
@@ -254,15 +267,19 @@ class Fleet:
         self.transit_s = TRANSIT_FIRST_S
         #: what our workers ask for and use, core by core
         self._cores = CoreUse()
-        for config in workers:
-            self.add(config)
+        present = {config.name: config for config in workers}
+        for name in dict.fromkeys((*names, *present)):
+            self.add(present.get(name, WorkerConfig(name=name)), name in present)
 
-    def add(self, config: WorkerConfig) -> Worker:
-        """A record for one more worker."""
+    def add(self, config: WorkerConfig, present: bool = True) -> Worker:
+        """A record for one more worker; without ``present`` only its number is taken."""
         worker = Worker(self, len(self.workers), config)
         self.workers.append(worker)
-        self.by_name[config.name] = worker
-        self.weight_max = max(self.weight_max, config.weight)
+        if present:
+            self.by_name[config.name] = worker
+            self.weight_max = max(self.weight_max, config.weight)
+        else:
+            worker.state = ChildState.EXITED
         return worker
 
     def set_ready(self, worker: Worker, ready: bool) -> None:
@@ -272,6 +289,7 @@ class Fleet:
         if ready:
             worker.position = len(self.ready)
             self.ready.append(worker)
+            self.arrivals += 1
             self.free_count += worker.pending < worker.concurrency
         else:
             last = self.ready.pop()
@@ -342,14 +360,14 @@ class Fleet:
                 bound + LOG_SPEED_BOUND, max(bound - LOG_SPEED_BOUND, before + shift)
             )
             self.speed_version += 1
-            self.log_speed_drift += (worker.log_speed - before) / len(self.workers)
+            self.log_speed_drift += (worker.log_speed - before) / len(self.by_name)
 
     def take_report(self, worker: Worker, message: Mapping[str, Any], now: float) -> bool:
         """Take in one CPU report; False when it is older than what is known, or is nonsense."""
         report = read_report(message)
         if report is None or report.at <= worker.cpu_at or report.at > now + 1.0:
             return False
-        if worker.position < 0:
+        if worker.position < 0 and not worker.solo:
             # what a worker does that takes no work is nobody's business
             return False
         if report.rss_bytes is not None:

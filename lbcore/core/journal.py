@@ -109,7 +109,7 @@ def _public(entry: dict[str, Any], now: float) -> dict[str, Any]:
 def worker_views(fleet: Fleet, policy: Policy, task: int, now: float) -> list[dict[str, Any]]:
     """Every worker's numbers as a choice of a request of that task meets them."""
     views = []
-    for worker in fleet.workers:
+    for worker in fleet.by_name.values():
         excluded = None
         if worker.position < 0:
             excluded = worker.state.value.lower()

@@ -27,7 +27,13 @@ from .schema import (
 PREFIX: Final = "LB_"
 #: variables of this prefix that are not overrides; docs/topology.md explains them.  Workers have
 #: LB_PROC_NAME, and a task may well run ``lb``
-OTHER_VARIABLES: Final = ("LB_CONFIG", "LB_NO_VENV", "LB_PROC_NAME")
+OTHER_VARIABLES: Final = (
+    "LB_CONFIG",
+    "LB_KEY_FILE",
+    "LB_NO_VENV",
+    "LB_PROC_NAME",
+    "LB_RUNTIME_DIR",
+)
 
 INDEX: Final = re.compile(r"[0-9]{1,6}")
 PATH_PART: Final = re.compile(r"\.?(?:\[([0-9]{1,6})\]|([^.\[\]]+))")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from ipaddress import ip_address
 from typing import Any, Final, Protocol, TypeGuard
 
 from .problems import KeyPath, Problems, nearest_name, show, spell_path
@@ -200,6 +201,52 @@ class Host:
         return None
 
 
+class AnyHost(Host):
+    """An address of this machine; whether others may reach it is decided elsewhere."""
+
+    expected = "an address of this machine, such as 127.0.0.1, ::1 or 0.0.0.0"
+
+    def read(self, problems: Problems, path: KeyPath, value: object) -> str | None:
+        host = value.strip().lower() if isinstance(value, str) else ""
+        if is_loopback(host):
+            return super().read(problems, path, value)
+        try:
+            return str(ip_address(host.removeprefix("[").removesuffix("]")))
+        except ValueError:
+            problems.refuse(path, self.expected, value)
+            return None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach it."""
+    return host in ("localhost", "::1", "[::1]") or LOOPBACK.fullmatch(host) is not None
+
+
+class Files:
+    """A few files by fixed keys, all of which are needed."""
+
+    def __init__(self, keys: Mapping[str, Reader]) -> None:
+        self.keys = keys
+        self.expected = " and ".join(f"`{key}`" for key in keys)
+
+    def read(self, problems: Problems, path: KeyPath, value: object) -> dict[str, str] | None:
+        if not is_mapping(value):
+            form = ", ".join(f"{key}: FILE" for key in self.keys)
+            problems.refuse(path, f"{self.expected}, as in {{{form}}}", value)
+            return None
+        for key in value:
+            if key not in self.keys:
+                name = key if isinstance(key, str) else show(key)
+                problems.unknown_key((*path, name), self.keys, ())
+        read: dict[str, str] = {}
+        for key, reader in self.keys.items():
+            if key not in value:
+                problems.add(path, f"expected {self.expected}; `{key}` is not there")
+            elif (text := reader.read(problems, (*path, key), value[key])) is not None:
+                read[key] = text
+        return read if len(read) == len(self.keys) else None
+
+
 def size_bytes(text: str) -> int | None:
     """The bytes that a size such as "64 MiB" or "10 MB" means; None when it is not a size."""
     match = SIZE.fullmatch(text.strip())
@@ -225,6 +272,19 @@ class Size:
             return size
         problems.refuse(path, self.expected, value)
         return None
+
+
+class SizeOrNone(Size):
+    """A number of bytes, or the word none, which is read as 0."""
+
+    def __init__(self, low: int, high: int) -> None:
+        super().__init__(low, high)
+        self.expected += ", or none"
+
+    def read(self, problems: Problems, path: KeyPath, value: object) -> int | None:
+        if value == "none" or (is_whole(value) and value == 0):
+            return 0
+        return super().read(problems, path, value)
 
 
 class RotationText:

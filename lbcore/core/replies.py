@@ -11,7 +11,15 @@ from typing import Final
 from .actions import Outbox
 from .errors import ProtocolError, Status
 from .fleet import Worker
-from .frames import CPU_SCALE, CPU_UNKNOWN, HEADER_BYTES, REPLY_SCAN, SEQUENCE_BITS, Kind
+from .frames import (
+    CPU_SCALE,
+    CPU_UNKNOWN,
+    HEADER_BYTES,
+    REPLY_SCAN,
+    SEQUENCE_BITS,
+    Kind,
+    task_of,
+)
 from .ledger import Ledger
 
 #: this many failures in a row, and fast ones count as the work they did not do
@@ -22,6 +30,7 @@ GHOSTS_MAX: Final = 16
 SERVICE_MAX_S: Final = 1e9
 
 _REPLY = int(Kind.REPLY)
+_CANCELLED = int(Status.CANCELLED)
 
 
 def read_replies(ledger: Ledger, worker: Worker, data: bytes, now: float, outbox: Outbox) -> bytes:
@@ -30,7 +39,12 @@ def read_replies(ledger: Ledger, worker: Worker, data: bytes, now: float, outbox
     Raises ``ProtocolError`` when the worker broke the protocol, with all before it booked.
     """
     unpack, pop = REPLY_SCAN.unpack_from, worker.inflight.pop
-    unusual = bool(ledger.attempts or ledger.timed or ledger.answered)
+    durable = ledger.durable.open
+    # nothing in the side tables: then a durable one has only to be written
+    is_calm = not (
+        ledger.attempts or ledger.timed or ledger.answered or ledger.adopted or ledger.revived
+    )
+    unusual = bool(durable) or not is_calm
     head_at, before = worker.head_at, len(worker.inflight)
     # a segment is answers for one client, a run is answers of one task and status
     segment, client, run_tag, run_begin = 0, -1, _REPLY, 0
@@ -50,17 +64,26 @@ def read_replies(ledger: Ledger, worker: Worker, data: bytes, now: float, outbox
             if count > run_begin:
                 _book(ledger, worker, run_tag, count - run_begin, seconds, tail, now)
             run_tag, run_begin, seconds = tag, count, 0.0
+            unusual = unusual or tag >> 8 & 0xFF == _CANCELLED
         known = pop(request_id, None)
-        if known is None or (unusual and _settled(ledger, request_id)):
-            # an answer nobody waits for: cut it out of what is passed on
-            ledger.pass_on(client, data[segment:offset], count - segment_begin, outbox)
+        if known is None or (
+            unusual
+            and ((is_calm and request_id in durable) or _settled(ledger, request_id, known, tag))
+        ):
+            # an answer that nobody waits for, or not before it is written: cut it out of what is
+            # passed on
+            if count > segment_begin:
+                ledger.pass_on(client, data[segment:offset], count - segment_begin, outbox)
             if known is not None:
+                if request_id in durable:
+                    ledger.durable.finish(request_id, data[offset:stop])
                 count += 1
                 seconds += service_s
             segment, segment_begin, client = stop, count, -1
         else:
             if request_id >> SEQUENCE_BITS != client:
-                ledger.pass_on(client, data[segment:offset], count - segment_begin, outbox)
+                if count > segment_begin:
+                    ledger.pass_on(client, data[segment:offset], count - segment_begin, outbox)
                 segment, segment_begin, client = offset, count, request_id >> SEQUENCE_BITS
             count += 1
             seconds += service_s
@@ -74,18 +97,45 @@ def read_replies(ledger: Ledger, worker: Worker, data: bytes, now: float, outbox
         ledger.fleet.observe_transit(now - head_at - seconds)
     if len(worker.inflight) != before:
         settle(ledger, worker, before, now)
+        if worker.solo:
+            end_solo(ledger, worker, now)
     if wrong:
         raise ProtocolError(wrong)
     return data[offset:]
 
 
-def _settled(ledger: Ledger, request_id: int) -> bool:
-    """Drop what the side tables hold of an id; True when its client has had its answer."""
-    ledger.forget(request_id)
+def _settled(ledger: Ledger, request_id: int, frame: bytes, tag: int) -> bool:
+    """Drop what the side tables hold of an id; True when its client is not to have this answer:
+    it has had one, or the answer must be written first."""
     if request_id in ledger.answered:
         ledger.answered.discard(request_id)
+        ledger.grace.pop(request_id, None)
+        ledger.forget(request_id)
+        _count_off(ledger, tag)
         return True
-    return False
+    is_placeholder = request_id in ledger.adopted
+    ledger.adopted.discard(request_id)
+    ledger.revived.discard(request_id)
+    is_durable = request_id in ledger.durable.open
+    if tag >> 8 & 0xFF == _CANCELLED and ledger.tasks.idempotent(task_of(frame)) and not is_durable:
+        # it was taken back while its client was away, which has it sent again since; perhaps the
+        # word for an earlier run has only now found this one
+        _count_off(ledger, tag)
+        if is_placeholder:
+            ledger.drop(request_id)
+        else:
+            ledger.requeue([(request_id, frame)])
+        return True
+    ledger.forget(request_id)
+    return is_durable
+
+
+def _count_off(ledger: Ledger, tag: int) -> None:
+    """An answer that no client sees is counted nowhere; ``_book`` counts all."""
+    if tag >> 8 & 0xFF:
+        ledger.failed -= 1
+    else:
+        ledger.completed -= 1
 
 
 def _book(
@@ -135,6 +185,13 @@ def _suspect(
             until = max(now, worker.ghost_until) + skipped_s / worker.concurrency
             most = now + max(count, GHOSTS_MAX) * expected_s
             worker.ghost_until = max(worker.ghost_until, min(until, most))
+
+
+def end_solo(ledger: Ledger, worker: Worker, now: float) -> None:
+    """A worker need not be kept for one request any more, when that one has left it."""
+    if worker.solo not in worker.inflight and worker.solo not in ledger.reserved:
+        worker.solo = 0
+        ledger.refresh_ready(worker, now)
 
 
 def settle(ledger: Ledger, worker: Worker, before: int, now: float) -> None:

@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from typing import Final
 
 from .readers import (
+    AnyHost,
     Choice,
     Environment,
     Exactly,
+    Files,
     Host,
     ListOf,
     Name,
@@ -23,6 +25,7 @@ from .readers import (
     RetentionText,
     RotationText,
     Size,
+    SizeOrNone,
     Tag,
     Whole,
 )
@@ -38,7 +41,16 @@ SOCKET_PATH: Final = PathText("the path of a Unix socket, such as run/broker.soc
 
 TOP_KEYS: Final[Mapping[str, Reader]] = {"version": Exactly(1), "name": Name()}
 
-BROKER_KEYS: Final[Mapping[str, Reader]] = {"host": Host(), "port": PORT, "path": SOCKET_PATH}
+TLS_KEYS: Final[Mapping[str, Reader]] = {
+    "cert": PathText("the path of a certificate in PEM, such as lb.crt"),
+    "key": PathText("the path of its key in PEM, such as lb.key"),
+}
+BROKER_KEYS: Final[Mapping[str, Reader]] = {
+    "host": AnyHost(),
+    "port": PORT,
+    "path": SOCKET_PATH,
+    "tls": Files(TLS_KEYS),
+}
 
 #: the keys of a worker that the short form ``{count: N, ...}`` gives to all of them
 SHARED_WORKER_KEYS: Final[Mapping[str, Reader]] = {
@@ -74,10 +86,22 @@ LOGS_KEYS: Final[Mapping[str, Reader]] = {
 LIMITS_KEYS: Final[Mapping[str, Reader]] = {
     "queue": Whole("a number of requests", 1, 1_000_000_000),
     "queue_bytes": Size(1024, 1 << 40),
+    "client_queue": Whole("a number of requests", 1, 1_000_000_000),
+    "client_queue_bytes": Size(1024, 1 << 40),
     "frame_bytes": Size(1024, (1 << 32) - 1),
     "connections": Whole("a number of connections", 1, 1_000_000),
     "max_attempts": Whole("a number of attempts", 1, 1000),
     "drain_s": Number("seconds", 0, 86_400),
+    "cancel_grace_s": Number("seconds", 0, 86_400),
+    "worker_memory": SizeOrNone(1 << 20, 1 << 44),
+}
+DURABILITY_KEYS: Final[Mapping[str, Reader]] = {
+    "level": Choice(("memory", "process", "disk")),
+    "synchronous": Choice(("auto", "normal", "full", "extra")),
+    "folder": PathText("the path of a folder, such as /var/lib/lb"),
+    "keep_s": Whole("seconds", 60, 10 * 365 * 86_400),
+    "keep_results": Whole("a number of results", 1000, 1_000_000_000),
+    "keep_bytes": Size(1 << 20, 1 << 44),
 }
 TASKS: Final = ListOf(
     PathText("a module (my_package.tasks) or a file (my_tasks.py)"),
@@ -90,9 +114,20 @@ SECTIONS: Final[Mapping[str, Mapping[str, Reader]]] = {
     "policy": POLICY_KEYS,
     "logs": LOGS_KEYS,
     "limits": LIMITS_KEYS,
+    "durability": DURABILITY_KEYS,
 }
 #: every key of the top level, in the order of the default file
-TOPOLOGY_KEYS: Final = ("version", "name", "broker", "workers", "policy", "tasks", "logs", "limits")
+TOPOLOGY_KEYS: Final = (
+    "version",
+    "name",
+    "broker",
+    "workers",
+    "policy",
+    "tasks",
+    "logs",
+    "limits",
+    "durability",
+)
 
 
 def sections_with(key: str) -> tuple[str, ...]:

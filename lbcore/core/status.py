@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from .broker import Broker
 from .children import ChildState
-from .errors import BadRequest
+from .clients import ClientRecord
+from .errors import BadRequest, Forbidden
 from .fleet import Worker
 from .ledger import Ledger
+from .quarantine import answer_quarantine
+
+#: what a client's key may ask for; with that of an admin everything is allowed
+CLIENT_OPERATIONS: Final = frozenset({"status", "tasks", "explain", "result"})
+#: what changes the system for everybody
+ADMIN_OPERATIONS: Final = frozenset({"quarantine"})
 
 
-def answer_control(broker: Broker, message: Any, now: float) -> dict[str, Any]:
-    """Answer one CONTROL frame: ``{"op": "status" | "tasks" | "explain", ...}``.
+def answer_control(
+    broker: Broker, message: Any, now: float, rights: str = "client"
+) -> dict[str, Any]:
+    """Answer one CONTROL frame: ``{"op": "status" | "tasks" | "explain" | "quarantine"}``.
+
+    ``rights`` is the role whose key the asking client has.
 
     Returns ``{"ok": value}`` or ``{"error": {...}}``.
     """
-    operation = message.get("op") if isinstance(message, dict) else None
+    asked = message.get("op") if isinstance(message, dict) else None
+    operation = asked if isinstance(asked, str) else None
+    if rights != "admin" and operation in ADMIN_OPERATIONS:
+        text = f"{operation!r} needs the key of an admin; this client has that of a {rights}"
+        return {"error": Forbidden(text).to_wire()}
+    if rights != "admin" and operation not in CLIENT_OPERATIONS:
+        operation = None
     if operation == "status":
         return {"ok": system_status(broker, now)}
     if operation == "tasks":
         return {"ok": task_list(broker.ledger)}
+    if operation == "quarantine":
+        ledger = broker.ledger
+        return answer_quarantine(ledger.quarantine, ledger.tasks.numbers, message, now)
     if operation == "explain":
         ids, last = message.get("ids"), message.get("last", 10)
         journal = broker.ledger.journal
@@ -28,7 +48,7 @@ def answer_control(broker: Broker, message: Any, now: float) -> dict[str, Any]:
             return {"ok": journal.find(ids[:1000], now)}
         if isinstance(last, int) and 0 < last <= 1000:
             return {"ok": journal.last(last, now)}
-    return {"error": BadRequest(f"unknown control operation {operation!r:.100}").to_wire()}
+    return {"error": BadRequest(f"unknown control operation {asked!r:.100}").to_wire()}
 
 
 def system_status(broker: Broker, now: float) -> dict[str, Any]:
@@ -39,6 +59,7 @@ def system_status(broker: Broker, now: float) -> dict[str, Any]:
         "name": ledger.topology.name,
         "state": "DRAIN" if ledger.draining else "RUNNING",
         "uptime_s": now - broker.started_at,
+        "last_change": broker.last_change,
         "broker": {
             "address": str(ledger.topology.broker),
             "policy": policy.name,
@@ -54,7 +75,23 @@ def system_status(broker: Broker, now: float) -> dict[str, Any]:
             "backlog_s": ledger.backlog_s(now),
             "transit_s": ledger.fleet.transit_s,
         },
-        "workers": [_worker_status(ledger, worker, now) for worker in ledger.fleet.workers],
+        "clients": [_client_status(ledger, client) for client in ledger.clients.values()],
+        "workers": [
+            _worker_status(ledger, worker, now) for worker in ledger.fleet.by_name.values()
+        ],
+    }
+
+
+def _client_status(ledger: Ledger, client: ClientRecord) -> dict[str, Any]:
+    queued, queued_bytes = ledger.queue.waiting_of(client.number)
+    return {
+        "number": client.number,
+        "name": client.name,
+        "queued": queued,
+        "queued_bytes": queued_bytes,
+        "in_flight": client.in_flight - queued,
+        "accepted": client.accepted,
+        "paused": client.paused,
     }
 
 

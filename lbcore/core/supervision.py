@@ -11,8 +11,7 @@ is ignored.  A child that ends unasked is started again after a delay that doubl
 reports as failed.  The system has a phase in the same words: STARTING until every child was
 RUNNING at once, RUNNING, DRAIN while the broker finishes what it accepted, STOPPING, EXITED.
 
-Room for later: children may be added in any phase and are found by name; the table already has the
-moves that start a child again after EXITED or FATAL.
+Workers come and go while it runs: that half of the machine is ``staffing.py``.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from typing import assert_never
 
 from .children import (
     EXIT_UNAVAILABLE,
-    TRANSITIONS,
     Action,
     BrokerDrained,
     Child,
@@ -31,41 +29,35 @@ from .children import (
     ChildDied,
     ChildFailed,
     ChildReady,
+    ChildRemoved,
     ChildState,
     Event,
     FleetChanged,
-    Note,
+    HoldRequested,
+    RestartRequested,
+    ResumeRequested,
     Role,
     SendDrain,
-    SendSignal,
-    SendStop,
-    Spawn,
     StopRequested,
     TimePassed,
     Timing,
     Trigger,
+    WorkerDrained,
 )
+from .staffing import Staffing
 
 
-class InvalidTransition(AssertionError):
-    """A move that the table does not have: a bug of this module, never of a child."""
-
-
-class Supervision:
+class Supervision(Staffing):
     """The state machine of a broker and its workers; ``handle`` is the only door that changes it.
 
     ``random`` returns a number in [0, 1), for the jitter.
     """
 
     def __init__(self, timing: Timing, random: Callable[[], float]) -> None:
-        self.timing = timing
-        self.phase = ChildState.STARTING
+        super().__init__(timing)
         self.exit_code: int | None = None
         self.reason = ""
         self._random = random
-        self._children: dict[str, Child] = {}
-        self._actions: list[Action] = []
-        self._changed = False
 
     @property
     def children(self) -> Mapping[str, Child]:
@@ -96,8 +88,18 @@ class Supervision:
                 self._fail(event, now)
             case ChildDied():
                 self._bury(event, now)
+            case ChildRemoved():
+                self._remove(event, now)
             case BrokerDrained():
                 self._finish_drain(event.name, now)
+            case WorkerDrained():
+                self._drained(event.name, now)
+            case HoldRequested():
+                self._hold(event.name, now)
+            case ResumeRequested():
+                self._resume(event.name, now)
+            case RestartRequested():
+                self._restart(event, now)
             case StopRequested():
                 self._request_stop(event, now)
             case TimePassed():
@@ -106,6 +108,10 @@ class Supervision:
                         self._act_on_deadline(child, now)
             case _:
                 assert_never(event)
+        if not self._is_ending:
+            if self._changed:
+                self._see_whether_ready()
+            self._pass_turn(now)
         if self.phase is ChildState.STOPPING and not any(
             child.alive for child in self._children.values()
         ):
@@ -132,13 +138,6 @@ class Supervision:
             assert self.exit_code is not None
             assert not any(c.state is ChildState.BACKOFF for c in self._children.values())
 
-    def _add(self, event: ChildAdded, now: float) -> None:
-        assert event.name not in self._children, f"{event.name} was added twice"
-        child = Child(name=event.name, role=event.role)
-        self._children[event.name] = child
-        if self.phase not in (ChildState.STOPPING, ChildState.EXITED):
-            self._spawn(child, now)
-
     def _mark_ready(self, name: str, now: float) -> None:
         child = self._children[name]
         if child.state is not ChildState.STARTING or "SIGKILL" in child.signals:
@@ -146,10 +145,13 @@ class Supervision:
         self._note("INFO", name, f"ready after {now - child.since:.2f} s")
         self._move(child, Trigger.READY, now)
         child.proven = True
+        self._pursue(child, now)
+
+    def _see_whether_ready(self) -> None:
         if self.phase is ChildState.STARTING and all(
-            each.state is ChildState.RUNNING for each in self._children.values()
+            each.state in (ChildState.RUNNING, ChildState.DRAIN) for each in self._children.values()
         ):
-            self.phase = ChildState.RUNNING
+            self.phase, self._changed = ChildState.RUNNING, True
 
     def _fail(self, event: ChildFailed, now: float) -> None:
         child = self._children[event.name]
@@ -159,8 +161,13 @@ class Supervision:
             self._note(level, child.name, f"reported a failure: {event.error}")
             return
         child.cause = event.error
-        self._move(child, Trigger.FAIL, now)
         self._note("ERROR", child.name, f"cannot start: {event.error}")
+        if child.role is Role.BROKER and child.proven:
+            # nobody else can do its work, and the disk that it lacks may come back
+            child.refused = True
+            child.deadline = now + self.timing.failed_grace_s
+            return
+        self._move(child, Trigger.FAIL, now)
         if child.alive:
             child.deadline = now + self.timing.failed_grace_s
         self._give_up_if_hopeless(child, event.code, now)
@@ -169,19 +176,26 @@ class Supervision:
         child = self._children[event.name]
         assert child.alive, f"{child.name} died twice"
         child.alive, child.deadline, self._changed = False, None, True
-        child.died_at_work = event.at_work
+        child.death_counts = event.counts and not child.refused
         if child.state is ChildState.FATAL:
+            self._pursue(child, now)
             return
         # a start that took too long was ended by us: its cause is known already
-        if "SIGKILL" not in child.signals or child.state is not ChildState.STARTING:
+        is_known = child.refused or "SIGKILL" in child.signals
+        if not is_known or child.state is not ChildState.STARTING:
             child.cause = event.cause
-        if child.state is ChildState.DRAIN:
+        if child.state is ChildState.DRAIN and child.role is Role.BROKER:
             self._move(child, Trigger.END, now)
             self._note("ERROR", child.name, f"died while draining: {event.cause}")
             self._begin_stop(0, "the broker died while draining", now)
+        elif child.state is ChildState.DRAIN and self._is_leaving(child):
+            self._move(child, Trigger.END, now)
+            self._note("WARNING", child.name, f"died while draining: {event.cause}")
+            self._pursue(child, now)
         elif child.state is ChildState.STOPPING:
             self._move(child, Trigger.END, now)
             self._note("INFO", child.name, f"stopped: {event.cause}")
+            self._pursue(child, now)
         else:
             self._retry(child, now)
 
@@ -191,18 +205,24 @@ class Supervision:
             child.backoffs = 0
         while times and times[0] <= now - timing.restart_window_s:
             times.popleft()
-        # a request that kills workers is stopped by its attempts; it must not stop the system
-        if len(times) >= timing.restarts_max and not child.died_at_work:
+        # a request that kills workers is stopped by its attempts, and a machine without room for a
+        # process may have it later: neither must stop the system
+        if len(times) >= timing.restarts_max and child.death_counts:
             self._move(child, Trigger.GIVE_UP, now)
             text = f"died ({child.cause}) after {len(times)} restarts in {now - times[0]:.0f} s"
             self._note("ERROR", child.name, f"{text}; given up")
             child.cause = f"{text}, see its log"
             self._give_up_if_hopeless(child, EXIT_UNAVAILABLE, now)
             return
-        delay_s = min(timing.backoff_first_s * 2.0 ** min(child.backoffs, 60), timing.backoff_max_s)
+        first_s, most_s = timing.backoff_first_s, timing.backoff_max_s
+        if child.role is Role.BROKER and not child.refused:
+            first_s, most_s = timing.broker_backoff_first_s, timing.broker_backoff_max_s
+        delay_s = min(first_s * 2.0 ** min(child.backoffs, 60), most_s)
         delay_s *= 1 + timing.backoff_jitter * (2 * self._random() - 1)
+        # one that worked, and died of a request, need not be spared
+        if child.death_counts or child.state is ChildState.STARTING:
+            child.backoffs += 1
         self._move(child, Trigger.CRASH, now)
-        child.backoffs += 1
         child.deadline = now + delay_s
         self._note("WARNING", child.name, f"died: {child.cause}; restart in {delay_s:.2f} s")
 
@@ -238,6 +258,7 @@ class Supervision:
         if not brokers:
             self._begin_stop(event.code, event.reason, now)
             return
+        self._drop_wishes(keep_begun=True)
         self.phase = ChildState.DRAIN
         for child in brokers:
             self._move(child, Trigger.DRAIN, now)
@@ -250,18 +271,10 @@ class Supervision:
         if self.exit_code is None:
             self.exit_code, self.reason = code, reason
             self._note("ERROR" if code else "INFO", "", f"stopping: {reason}")
+        self._drop_wishes(keep_begun=False)
         self.phase, self._changed = ChildState.STOPPING, True
         for child in self._children.values():
             self._stop(child, now)
-
-    def _stop(self, child: Child, now: float) -> None:
-        if child.state in (ChildState.EXITED, ChildState.FATAL):
-            return
-        self._move(child, Trigger.STOP, now)
-        if child.alive:
-            child.stop_at = now
-            child.deadline = now + self.timing.term_after_s
-            self._actions.append(SendStop(name=child.name))
 
     def _kill_all(self, now: float) -> None:
         self._begin_stop(0, "", now)
@@ -269,36 +282,25 @@ class Supervision:
             if child.alive:
                 self._signal(child, "SIGKILL")
 
-    def _signal(self, child: Child, name: str) -> None:
-        if name == "SIGKILL":
-            child.deadline = None
-        if name not in child.signals:
-            child.signals.add(name)
-            self._actions.append(SendSignal(name=child.name, signal=name))
-
-    def _spawn(self, child: Child, now: float) -> None:
-        self._move(child, Trigger.SPAWN, now)
-        child.alive = True
-        child.signals.clear()
-        child.deadline = now + self.timing.start_limit_s
-        self._actions.append(Spawn(name=child.name))
-
     def _act_on_deadline(self, child: Child, now: float) -> None:
         """What the end of a wait means, by the state that the child waited in."""
         child.deadline = None
         match child.state:
             case ChildState.BACKOFF:
                 child.restarts += 1
-                if not child.died_at_work:
+                if child.death_counts:
                     child.restart_times.append(now)
                 self._spawn(child, now)
             case ChildState.STARTING:
-                child.cause = f"not ready within {self.timing.start_limit_s:g} s"
+                if not child.refused:
+                    child.cause = f"not ready within {self.timing.start_limit_s:g} s"
                 self._signal(child, "SIGKILL")
                 # once it has worked, slowness is the machine's: that is worth another try
                 if not child.proven:
                     self._fail(ChildFailed(name=child.name, error=child.cause), now)
                     child.deadline = None
+            case ChildState.DRAIN if child.role is Role.WORKER:
+                self._lose_patience(child, now)
             case ChildState.DRAIN:
                 self._note("WARNING", child.name, f"not drained in {self.timing.drain_s:g} s")
                 self._begin_stop(0, "the time to drain is over", now)
@@ -312,13 +314,3 @@ class Supervision:
                 raise AssertionError(f"{child.name} has a deadline in {child.state}")
             case _:
                 assert_never(child.state)
-
-    def _move(self, child: Child, trigger: Trigger, now: float) -> None:
-        state = TRANSITIONS.get((child.state, trigger))
-        if state is None:
-            raise InvalidTransition(f"{child.name}: {trigger} in {child.state}")
-        child.state, child.since, child.deadline = state, now, None
-        self._changed = True
-
-    def _note(self, level: str, name: str, text: str) -> None:
-        self._actions.append(Note(level=level, name=name, text=text))

@@ -28,6 +28,14 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """The broker's certificate and its key: absolute paths of PEM files."""
+
+    cert: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerConfig:
     """One worker process."""
 
@@ -77,6 +85,9 @@ class Limits:
     queue: int = 1_000_000
     #: bytes that may wait in the broker
     queue_bytes: int = 1 << 30
+    #: the same for each client
+    client_queue: int = 500_000
+    client_queue_bytes: int = 512 << 20
     #: largest request or result
     frame_bytes: int = 64 << 20
     #: client connections at once
@@ -85,6 +96,34 @@ class Limits:
     max_attempts: int = 3
     #: how long stopping waits for accepted requests
     drain_s: float = 30.0
+    #: how long a cancelled request may still run before its worker is replaced
+    cancel_grace_s: float = 2.0
+    #: resident bytes, with children, above which a worker is replaced; 0: no bound
+    worker_memory: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DurabilityConfig:
+    """What accepted requests survive, and how long their results are kept."""
+
+    #: what every request gets: "memory", "process" or "disk"
+    level: str = "memory"
+    #: how SQLite syncs: "normal", "full" or "extra"; "auto": as the level needs
+    synchronous: str = "auto"
+    #: the file is in a folder of the topology's name in it
+    folder: str = ".lb"
+    #: how long results are kept
+    keep_s: int = 86_400
+    #: and how many, and how many bytes of them: beyond that the oldest go
+    keep_results: int = 1_000_000
+    keep_bytes: int = 1 << 30
+
+    @property
+    def synchronous_word(self) -> str:
+        """SQLite's word for how a durable request is written."""
+        if self.synchronous != "auto":
+            return self.synchronous
+        return "normal" if self.level == "process" else "full"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,5 +138,8 @@ class Topology:
     tasks: tuple[str, ...] = ()
     logs: LogsConfig = field(default_factory=LogsConfig)
     limits: Limits = field(default_factory=Limits)
+    #: the broker speaks TLS with this; other machines may reach it only then
+    tls: Tls | None = None
+    durability: DurabilityConfig = field(default_factory=DurabilityConfig)
     #: absolute path of the YAML file; its folder is what relative paths start from
     source: str = ""

@@ -14,7 +14,7 @@ import os
 import random
 import signal
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from time import monotonic
 from typing import Any, Final
 
@@ -23,28 +23,46 @@ import uvloop
 
 from lbcore.core.actions import (
     Action,
+    CancelRequest,
     CloseClient,
     CloseWorker,
     Control,
+    Drained,
+    LookUp,
     Note,
     Recall,
+    ReplaceWorker,
     ToClient,
     ToWorker,
+    Write,
 )
 from lbcore.core.broker import Broker
 from lbcore.core.errors import ProtocolError
 from lbcore.core.frames import Kind, control_frame, decode_body
+from lbcore.core.handshake import role_key
+from lbcore.core.records import StoreEvent
 from lbcore.core.status import answer_control
 from lbcore.core.topology import Topology
 
 from . import logs
-from .broker_connections import ClientConnection, WorkerLink
+from .broker_connections import ClientConnection
+from .broker_topology import Links, follow_topology, names_by_number
+from .door import Door
+from .durability import EXIT_STORE_FAILED, StoreLink
+from .pace import CHECK_S as PACE_CHECK_S
+from .shared import SharedMemory, StartedLog
 from .state import log_folder
+from .store_file import StoreError
+from .tls import server_binding, server_context
 
 #: how often the supervisor hears the figures of its live line
 STATS_S: Final = 1.0
 #: the broker waits so long for the last workers before it calls itself ready with the first ones
 READY_PATIENCE_S: Final = 2.0
+#: a broker that follows another waits so long for the last workers before it lets clients in
+RESUME_PATIENCE_S: Final = 0.5
+#: an order of the supervisor is a line; one with a large topology is a long one
+ORDER_BYTES_MAX: Final = 1 << 26
 
 _json = msgspec.json.Encoder().encode
 
@@ -53,54 +71,83 @@ class BrokerServer:
     """Performs what the broker core decides."""
 
     def __init__(
-        self, topology: Topology, leash: socket.socket, slots: Sequence[memoryview]
+        self,
+        topology: Topology,
+        listener: socket.socket,
+        leash: socket.socket,
+        shared: SharedMemory,
+        secret: bytes,
     ) -> None:
         self.topology = topology
-        self.logger = logs.setup_logging(topology.logs, log_folder(topology), "broker")
+        self.shared = shared
+        folder = log_folder(topology)
+        self.logger = logs.setup_logging(topology.logs, folder, "broker", patient=True)
         logs.capture_output(self.logger)
-        self.broker = Broker(topology, random.Random(), monotonic())
+        self.history = StartedLog(shared)
+        names = names_by_number(shared)
+        self.history.numbers = {name: number for number, name in enumerate(names)}
+        self.broker = Broker(
+            topology,
+            random.Random(),
+            monotonic(),
+            clients_seen=shared.clients_seen,
+            life=shared.life,
+            history=self.history,
+            names=names,
+        )
         self.broker.ledger.journal.trace = self.logger_is_tracing()
-        self.links = [
-            WorkerLink(self, number, config) for number, config in enumerate(topology.workers)
-        ]
+        self.secret = secret
+        self._store = StoreLink(topology, shared.run, self._take_stored, self._lose_store)
+        self.client_keys = {role: role_key(secret, role) for role in ("client", "admin")}
+        self.worker_key = role_key(secret, "worker")
+        #: what TLS adds to the proofs of clients
+        self.binding = b"" if topology.tls is None else server_binding(topology.tls)
+        context = None if topology.tls is None else server_context(topology.tls)
+        self.door = Door(listener, lambda peer: ClientConnection(self, peer), context, self.logger)
+        self._listener = listener
+        self.links = Links(self, topology)
         self.clients: dict[int, ClientConnection] = {}
         self.connections: set[ClientConnection] = set()
         self._leash = leash
-        self._slots = slots
         self._leash_writer: asyncio.StreamWriter | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._stopping: asyncio.Future[int] | None = None
         self._has_worker = asyncio.Event()
+        self._has_workers = asyncio.Event()
         self._ready = False
         self._patient = True
         self._drained = False
+        #: the supervisor said so; else another broker will follow this one
+        self._ends_for_good = False
 
     def logger_is_tracing(self) -> bool:
         """Whether each choice is logged."""
         return self.topology.logs.level in ("DEBUG", "TRACE")
 
-    async def run(self, listener: socket.socket) -> int:
+    async def run(self) -> int:
         """Serve until the supervisor says stop; returns the exit code."""
         loop = asyncio.get_running_loop()
         self._stopping = loop.create_future()
         loop.add_signal_handler(signal.SIGTERM, self.stop)
-        listener.setblocking(False)
-        reader, self._leash_writer = await asyncio.open_connection(sock=self._leash)
-        if listener.family == socket.AF_UNIX:
-            server: asyncio.Server = await loop.create_unix_server(
-                lambda: ClientConnection(self), sock=listener, start_serving=False
-            )
-        else:
-            server = await loop.create_server(
-                lambda: ClientConnection(self), sock=listener, start_serving=False
-            )
+        reader, self._leash_writer = await asyncio.open_connection(
+            sock=self._leash, limit=ORDER_BYTES_MAX
+        )
+        try:
+            recovered = self._store.open()
+        except StoreError as error:
+            self.tell({"event": "failed", "error": str(error), "code": error.exit_code})
+            await self._leash_writer.drain()
+            return error.exit_code
+        if recovered is not None:
+            self._take_stored(recovered)
         chores = [
             loop.create_task(self._obey(reader)),
             loop.create_task(self._report()),
-            *(loop.create_task(link.keep_connected()) for link in self.links),
-            loop.create_task(self._serve(server)),
+            loop.create_task(self._serve()),
+            loop.create_task(self._check_pace()),
         ]
+        self.links.connect()
         loop.call_later(READY_PATIENCE_S, self._lose_patience)
         self.logger.info(f"listening on {self.topology.broker}, policy {self.topology.policy.name}")
         # what exists now stays; the hot path makes no cycles, so collections only cost time
@@ -108,37 +155,72 @@ class BrokerServer:
         gc.freeze()
         gc.set_threshold(200_000, 20, 100)
         code = await self._stopping
-        server.close()
+        self.door.close()
         for chore in chores:
             chore.cancel()
         for connection in list(self.connections):
-            connection.close()
-        for link in self.links:
-            link.close()
+            if self._ends_for_good:
+                connection.dismiss("the system was stopped")
+            else:
+                connection.abandon()
+        self.links.close()
         # one turn of the loop, so that what was written last leaves
         await asyncio.sleep(0)
+        self._store.close()
         self.logger.info("stopped")
         return code
 
-    async def _serve(self, server: asyncio.Server) -> None:
+    async def _serve(self) -> None:
         """Accept clients, once there is a worker: before that nobody knows a task.
 
         They wait in the listener's backlog, though not longer than for a status that explains why.
+        The clients of an earlier broker send again what it had; so the workers first say what they
+        have of that.
         """
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._has_worker.wait(), READY_PATIENCE_S)
-        await server.start_serving()
+        if self.broker.life > 1:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._has_workers.wait(), RESUME_PATIENCE_S)
+        self.door.open()
 
-    def stop(self) -> None:
+    async def _check_pace(self) -> None:
+        """Close connections of clients whose frames come in too slowly."""
+        before = monotonic()
+        while True:
+            await asyncio.sleep(PACE_CHECK_S)
+            now = monotonic()
+            for connection in list(self.clients.values()):
+                if now - before < 2 * PACE_CHECK_S:
+                    connection.check_pace(now)
+                else:
+                    connection.pace.forget()
+            before = now
+
+    def stop(self, code: int = 0) -> None:
         """End ``run``."""
         if self._stopping is not None and not self._stopping.done():
-            self._stopping.set_result(0)
+            self._stopping.set_result(code)
+
+    def _take_stored(self, event: StoreEvent) -> None:
+        self.perform(self.broker.stored(event, monotonic()))
+
+    def _lose_store(self, reason: str) -> None:
+        """Nobody knows what is written: accept nothing more, and let the next broker read it."""
+        self.logger.critical("the store of durable requests failed: {}", reason)
+        os._exit(EXIT_STORE_FAILED)
 
     def worker_lost(self, number: int) -> None:
         """A worker's request connection broke: what it ran is still written in its slot."""
-        running: int | None = None
-        if number < len(self._slots) and self.topology.workers[number].concurrency == 1:
-            running = int.from_bytes(self._slots[number], "little")
+        link = self.links.get(number)
+        if link is None:
+            return  # of a worker that the topology does not have any more
+        # first: from here on it begins nothing more that must not run twice
+        slot = link.slot
+        slot.lease = 0
+        # a broker that is late to see this may find another process there already
+        pid = self.broker.ledger.fleet.workers[number].pid
+        running = slot.running_ids() if slot.pid == pid else None
         self.perform(self.broker.worker_lost(number, monotonic(), running))
 
     # ---- performing ----------------------------------------------------------------------------
@@ -174,6 +256,17 @@ class BrokerServer:
                 self.links[number].close()
             case Recall(worker=number):
                 self.links[number].recall()
+            case CancelRequest(worker=number, request_id=request_id):
+                self.links[number].cancel(request_id)
+            case ReplaceWorker(worker=number, pid=pid, request_id=request_id, reason=reason):
+                name = self.broker.ledger.fleet.workers[number].name
+                order = {"event": "replace", "name": name, "pid": pid, "request": request_id}
+                self.tell({**order, "reason": reason})
+            case Drained(worker=number):
+                name = self.broker.ledger.fleet.workers[number].name
+                self.tell({"event": "worker drained", "name": name})
+            case Write() | LookUp():
+                self._store.perform(action)
             case Note(level=level, text=text, request_id=request_id):
                 self.logger.bind(request=request_id).log(level, "{}", text)
             case _:
@@ -184,7 +277,11 @@ class BrokerServer:
         if connection is None:
             return
         try:
-            answer = answer_control(self.broker, decode_body(body), monotonic())
+            message, now = decode_body(body), monotonic()
+            if isinstance(message, dict) and message.get("op") == "result":
+                self.perform(self.broker.result_asked(number, request_id, message, now))
+                return
+            answer = answer_control(self.broker, message, now, connection.rights)
         except ProtocolError as error:
             connection.refuse(str(error))
             return
@@ -213,9 +310,11 @@ class BrokerServer:
 
     def worker_joined(self) -> None:
         """A worker is connected; the system is ready when all of them are, or late, with some."""
-        joined = sum(link.joined for link in self.links)
+        joined = sum(link.joined for link in self.links.values())
         if joined:
             self._has_worker.set()
+        if joined == len(self.links):
+            self._has_workers.set()
         if not self._ready and (joined == len(self.links) or (joined and not self._patient)):
             self._ready = True
             self.tell({"event": "ready"})
@@ -235,13 +334,24 @@ class BrokerServer:
 
     def _take_order(self, message: Mapping[str, Any]) -> None:
         match message.get("event"):
+            case "topology":
+                follow_topology(self, message)
             case "fleet":
+                self.broker.last_change = message.get("last_change")
                 self.perform(self.broker.fleet_reported(message["workers"], monotonic()))
+            case "death":
+                self.perform(
+                    self.broker.worker_died(str(message["name"]), message["death"], monotonic())
+                )
+            case "deaths":
+                deaths = {int(number): count for number, count in message["requests"].items()}
+                self.perform(self.broker.deaths_known(deaths, monotonic()))
             case "drain":
                 self.logger.info("draining: no new requests are accepted")
                 self.broker.drain()
                 self.perform([])
             case "stop":
+                self._ends_for_good = True
                 self.stop()
 
     async def _report(self) -> None:
@@ -267,12 +377,13 @@ def run_broker(
     topology: Topology,
     listener: socket.socket,
     leash: socket.socket,
-    slots: Sequence[memoryview] = (),
+    shared: SharedMemory,
+    secret: bytes,
 ) -> int:
     """The broker process from its first to its last line; returns the exit code.
 
-    ``slots`` is shared memory in which each worker keeps the id of the request that it runs.
+    From ``secret``, which is the system's, the keys of all roles are made.
     """
-    server = BrokerServer(topology, leash, slots)
+    server = BrokerServer(topology, listener, leash, shared, secret)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(server.run(listener))
+        return runner.run(server.run())

@@ -1,226 +1,262 @@
-"""One connection to a broker with many requests in flight, shared by any number of threads.
+"""A client's session with a broker: many requests in flight, shared by any number of threads.
 
 Whoever waits for an answer reads the socket itself, if nobody else does: a lone caller needs no
 second thread and no hand-over between threads.  When futures are outstanding, or a second thread
-waits, a background thread reads for all.  Used by ``client.py`` only.
+waits, a background thread reads for all.  A connection that breaks is followed by another, on which
+everything unanswered is sent again.  Used by ``client.py`` only.
 """
 
 from __future__ import annotations
 
 import contextlib
-import select
-import socket
 import threading
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
-from lbcore.core.errors import BrokerUnavailable, ProtocolError
-from lbcore.core.frames import (
-    HEADER_BYTES,
-    REQUEST_HEADER,
-    SEQUENCE_BITS,
-    SEQUENCE_MASK,
-    FrameBuffer,
-    Kind,
-    decode_body,
-)
+from lbcore.core.errors import BrokerUnavailable, LBError, ProtocolError, TooLarge
+from lbcore.core.frames import HEADER_BYTES, REQUEST_HEADER, Kind, control_frame, decode_body
+from lbcore.core.session import Book, Session
 from lbcore.core.topology import Address
 
-from .client_parts import Answer, Bell, Flow, Sink, connect, cut_frames, error_text, greet
+from .client_accepted import take_accepted
+from .client_busy import Clock, with_deadline
+from .client_calls import unknown_task
+from .client_parts import Answer, Flow, Greeting, Line, Sink, connect, cut_frames, greet, reach
+from .client_process import keep_track
+from .client_reader import BackgroundReader
+from .client_recovery import Recovery
+from .client_wire import Wire
+from .secrets import Credentials
 
-READ_BYTES: Final = 1 << 18
-#: frames of futures submitted in quick succession leave together, at the latest after this
-CORK_S: Final = 0.0002
-#: the same, by number
-CORK_FRAMES: Final = 64
-#: how often a thread that waits to send sees to it that somebody reads
-TURN_CHECK_S: Final = 0.001
+#: how long ``close`` waits for the turn to say goodbye
+GOODBYE_S: Final = 0.5
+
+_REQUEST = int(Kind.REQUEST)
+_REPLY = int(Kind.REPLY)
+_CONTROL_REPLY = int(Kind.CONTROL_REPLY)
+_GOODBYE: Final = control_frame(Kind.GOODBYE, None)
+_pack = REQUEST_HEADER.pack
 
 
-class Connection:
-    """Frames out, answers in, matched by id."""
+class Connection(Wire):
+    """Requests out, answers in, matched by id."""
 
-    def __init__(self, address: Address, connect_timeout_s: float) -> None:
-        """Connect and greet.  Raises ``BrokerUnavailable``."""
-        self.address = address
-        #: id -> what takes its answer
-        self.sinks: dict[int, Sink] = {}
+    def __init__(
+        self,
+        address: Address,
+        connect_timeout_s: float,
+        reconnect_s: float,
+        credentials: Credentials,
+    ) -> None:
+        """Connect and greet.  Raises ``BrokerUnavailable`` and ``AccessDenied``.
+
+        ``reconnect_s`` is how long a broker that went away is looked for; 0: not at all.
+        """
+        super().__init__(address, reconnect_s > 0)
+        self.session = Session()
         #: streams, which know the ids of their own requests
         self.flows: set[Flow] = set()
-        self.lost: BrokerUnavailable | None = None
-        #: held by whoever reads the socket
-        self.reading = threading.RLock()
-        #: held by whoever writes to the socket; taken by ``_take_turn`` only
-        self._sending = threading.RLock()
+        #: sends futures' requests again that the broker was too busy for
+        self.clock = Clock(self.ended)
+        self._connect_timeout_s = connect_timeout_s
+        self._reconnect_s = reconnect_s
         self._numbering = threading.Lock()
-        #: what is read goes here first: to ask for so many bytes anew each time costs 15 µs
-        self._room = memoryview(bytearray(READ_BYTES))
-        self._sequence = 0
-        self._outbox: list[bytes] = []
-        self._sent_at = 0.0
-        self._buffer = FrameBuffer(1 << 32)
-        #: bytes that were read while sending, to be parsed by the next reader
-        self._stash: list[bytes] = []
-        self._followers = 0
-        #: the background reader sleeps, or was never started
-        self._parked = True
-        self._reader_wanted = threading.Condition()
-        self._reader: threading.Thread | None = None
-        #: ends the background reader's wait
-        self._bell: Bell | None = None
+        self._reader = BackgroundReader(self)
+        self._recoveries: list[Recovery] = []
+        #: it belongs to the process that was forked from
+        self._is_foreign = False
+        self._credentials = credentials
+        greeting = reach(address, credentials, connect_timeout_s, {})
         try:
-            self.socket = connect(address, connect_timeout_s)
-            welcome = greet(self.socket, self._buffer)
-        except (OSError, ProtocolError) as error:
-            raise BrokerUnavailable(
-                f"no broker answers at {address}: {error_text(error)}"
-            ) from None
-        #: the broker's number for this client, in the upper half of every id
-        self._first_id: int = welcome["client"] << SEQUENCE_BITS
-        #: task name or alias -> number
-        self.tasks: dict[str, int] = welcome["tasks"]
-        #: worker names by number
-        self.workers: list[str] = welcome["workers"]
-        self.frame_bytes_max: int = welcome["frame_bytes_max"]
-        self.socket.settimeout(None)
-        self._poll = select.poll()
-        self._poll.register(self.socket, select.POLLIN)
+            self.session.welcome(greeting.welcome, monotonic())
+        except ProtocolError as error:
+            greeting.socket.close()
+            raise BrokerUnavailable(f"no broker answers at {address}: {error}") from None
+        self.install(greeting)
+        keep_track(self)
 
-    def next_id(self) -> int:
-        """An id for one request."""
+    # ---- connecting ----------------------------------------------------------------------------
+
+    def dial(self) -> Line:
+        """A new connection to the broker.  Raises ``OSError`` and ``SecretError``."""
+        return connect(self.address, self._credentials, self._connect_timeout_s)
+
+    def greet(self, line: Line) -> Greeting:
+        """Introduce ourselves on it.  Raises ``ProtocolError`` and ``OSError``."""
+        return greet(line, self.session.hello())
+
+    def recover(self, reason: str) -> None:
+        """Look for the broker, in another thread; called by the one who reads."""
         with self._numbering:
-            self._sequence = sequence = self._sequence % SEQUENCE_MASK + 1
-        return self._first_id + sequence
+            if self.lost is None:
+                self._recoveries = [
+                    *self._recoveries[-1:],
+                    Recovery(self, reason, self._reconnect_s),
+                ]
 
-    def next_ids(self, count: int) -> range:
-        """Ids for ``count`` requests."""
-        with self._numbering:
-            # 4 billion requests later the first ones are long answered
-            first = self._sequence + 1 if self._sequence + count < SEQUENCE_MASK else 1
-            self._sequence = first + count - 1
-        return range(self._first_id + first, self._first_id + first + count)
+    def renew(self, greeting: Greeting) -> None:
+        """Go on with this connection: what is unanswered is sent again.
 
-    # ---- sending -------------------------------------------------------------------------------
-
-    def send(self, data: bytes) -> None:
-        """Send frames now.  Raises ``BrokerUnavailable`` when the connection is lost."""
-        self._take_turn()
-        try:
-            if self._outbox:
-                data = b"".join(self._outbox) + data
-                self._outbox.clear()
-            self._send_locked(data)
-        finally:
-            self._sending.release()
-
-    def send_soon(self, frame: bytes) -> None:
-        """Send a frame, or leave it to be sent with the next ones within ``CORK_S``.
-
-        Raises ``BrokerUnavailable`` when the connection is lost.
+        Raises ``ProtocolError``, with the connection closed.
         """
-        self._take_turn()
+        self.take_turn()
+        try:
+            found = self.session.welcome(greeting.welcome, monotonic())
+            old = self.socket
+            self.install(greeting)
+            old.close()
+            self.local.extend(found.answers)
+            # `close` has no turn to take
+            if not self.ended.is_set():
+                self.up()
+                with contextlib.suppress(BrokerUnavailable):
+                    self.send_locked(b"".join(found.frames))
+        except ProtocolError:
+            greeting.socket.close()
+            raise
+        finally:
+            self.give_turn()
+
+    # ---- requests ------------------------------------------------------------------------------
+
+    def post(
+        self,
+        task: str,
+        body: bytes,
+        sink: Sink,
+        *,
+        flags: int = 0,
+        deadline_ms: int = 0,
+        tail: int = 0,
+        soon: bool = False,
+    ) -> int:
+        """Send a request, whose answer goes to ``sink``; returns its id.
+
+        With ``soon`` it may leave with the next ones, and the background thread waits for the
+        answer.  Raises ``BrokerUnavailable``, ``UnknownTask`` and ``TooLarge``.
+        """
+        self.take_turn()
+        try:
+            session = self.session
+            number = session.tasks.get(task)
+            if number is None:
+                raise unknown_task(task, session.tasks)
+            if len(body) > session.frame_bytes_max:
+                raise TooLarge(
+                    f"{len(body)} bytes of arguments; the limit is {session.frame_bytes_max}"
+                )
+            if (lost := self.lost) is not None:
+                raise type(lost)(str(lost))
+            with self._numbering:
+                request_id = session.next_id()
+            frame = _pack(len(body), _REQUEST, flags, number, request_id, deadline_ms, tail) + body
+            session.open[request_id] = (frame, monotonic(), sink)
+            self.push(frame, soon)
+        finally:
+            self.give_turn()
+        if self.lost is not None:
+            # meanwhile; and all may have been told before this one was there
+            self.tell_all()
+        elif soon and self._reader.parked:
+            self._reader.wake()
+        return request_id
+
+    def ask(self, message: dict[str, Any], sink: Sink) -> int:
+        """Send a CONTROL; returns its id.  Raises ``BrokerUnavailable``."""
+        self.take_turn()
         try:
             if self.lost is not None:
                 raise self.failure()
-            self._outbox.append(frame)
-            now = monotonic()
-            if now - self._sent_at < CORK_S and len(self._outbox) < CORK_FRAMES:
-                if self._bell is not None:
-                    self._bell.ring()
-                return
-            self._sent_at = now
-            self._flush_locked()
+            with self._numbering:
+                request_id = self.session.next_id()
+            frame = control_frame(Kind.CONTROL, message, request_id)
+            self.session.open[request_id] = (frame, monotonic(), sink)
+            self.push(frame, False)
         finally:
-            self._sending.release()
+            self.give_turn()
+        return request_id
 
-    def _take_turn(self) -> None:
-        """Take ``_sending``.
+    def next_ids(self, count: int) -> range:
+        """Ids for ``count`` requests, for ``post_many``."""
+        with self._numbering:
+            session = self.session
+            ids = session.next_ids(count)
+            session.unborn = [*session.unborn, ids]
+            return ids
 
-        Whoever has it may wait for the broker, which takes no more before its answers are read; and
-        the one who reads may be here, in a callback.  So whoever waits here reads as well.
+    def post_many(
+        self, made_for: tuple[int, int, dict[str, int]], ids: range, frames: bytes, book: Book
+    ) -> None:
+        """Send the requests of a stream, which are in its ``book`` by now.
+
+        ``ids`` are from ``next_ids``, ``made_for`` is ``basis`` from before that.  Raises
+        ``BrokerUnavailable``.
         """
-        if self._sending.acquire(blocking=False):
-            return
-        while not self._sending.acquire(timeout=TURN_CHECK_S):
-            if self.reading.acquire(blocking=False):
-                try:
-                    if self.lost is None and self._poll.poll(0):
-                        self._read_aside()
-                except OSError:
-                    continue  # the one who sends will notice as well
-                finally:
-                    self.reading.release()
-
-    def _flush_locked(self) -> None:
-        if self._outbox:
-            data = b"".join(self._outbox)
-            self._outbox.clear()
-            self._send_locked(data)
-
-    def _send_locked(self, data: bytes) -> None:
-        """Send; and read meanwhile, if the broker will take no more before we took its answers."""
-        if self.lost is not None:
-            raise self.failure()
-        view = memoryview(data)
+        self.take_turn()
         try:
-            while view:
-                try:
-                    view = view[self.socket.send(view, socket.MSG_DONTWAIT) :]
-                except BlockingIOError:
-                    self._read_while_blocked()
-        except OSError as error:
-            self._mark_lost(error_text(error))
-            # whoever reads now finds the end, and tells all who wait: this thread may hold locks
-            # of the user's that their callbacks take
-            with contextlib.suppress(OSError):
-                self.socket.shutdown(socket.SHUT_RDWR)
-            raise self.failure() from None
-
-    def _read_while_blocked(self) -> None:
-        can_read = self.reading.acquire(blocking=False)
-        try:
-            wanted = [self.socket] if can_read else []
-            readable, _, _ = select.select(wanted, [self.socket], [], 1.0)
-            if readable:
-                self._read_aside()
+            session = self.session
+            with self._numbering:
+                session.unborn = [each for each in session.unborn if each is not ids]
+            generation, number, tasks = made_for
+            if generation != session.generation:
+                # the broker was another when they were made
+                found = session.adopt(number, tasks, ids, book, monotonic())
+                self.local.extend(found.answers)
+                frames = b"".join(found.frames)
+            self._outbox.append(frames)
+            self.flush_locked()
         finally:
-            if can_read:
-                self.reading.release()
+            self.give_turn()
 
-    def _read_aside(self) -> None:
-        """Put what has come aside, for the next reader.  The caller holds ``reading``."""
-        try:
-            data = self.socket.recv(READ_BYTES, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return
-        if not data:
-            raise ConnectionResetError("the broker closed the connection")
-        self._stash.append(data)
+    def post_again(self, ids: list[tuple[int, int]], book: Book, now: float) -> None:
+        """Send requests once more that are finished for the broker; each as ``(id, generation)``.
 
-    # ---- receiving -----------------------------------------------------------------------------
-
-    def read(self, timeout_s: float | None = None) -> bytes:
-        """The next whole frames, joined; empty when the time ran out or a frame is unfinished.
-
-        The caller holds ``reading``.  Raises ``BrokerUnavailable`` when the connection is lost.
+        Raises ``BrokerUnavailable``.
         """
-        if self._stash:
-            data = b"".join(self._stash)
-            self._stash.clear()
-        else:
-            if timeout_s is not None and not self._poll.poll(max(0.0, timeout_s) * 1000.0):
-                return b""
-            try:
-                data = bytes(self._room[: self.socket.recv_into(self._room)])
-            except OSError as error:
-                raise self._lose(error_text(error)) from None
-            if not data:
-                raise self._lose("it closed the connection")
-        return self._buffer.join(data)
+        self.take_turn()
+        try:
+            for request_id, generation in ids:
+                entry = book.get(request_id)
+                # with a new connection it was sent anyway
+                if entry is not None and generation == self.session.generation:
+                    frame, sent_at, keep = entry
+                    deadline_ms = int.from_bytes(frame[16:20], "little")
+                    if deadline_ms:
+                        passed_ms = int((now - sent_at) * 1000.0)
+                        frame = with_deadline(frame, max(1, deadline_ms - passed_ms))
+                    book[request_id] = (frame, now, keep)
+                    self._outbox.append(frame)
+            self.flush_locked()
+        finally:
+            self.give_turn()
 
-    def keep(self, rest: bytes) -> None:
-        """Give back what followed the last whole frame of ``read``."""
-        self._buffer.keep(rest)
+    @property
+    def basis(self) -> tuple[int, int, dict[str, int]]:
+        """What the frames of requests depend on, for ``post_many``."""
+        session = self.session
+        return session.generation, session.number, session.tasks
+
+    def add_flow(self, flow: Flow, book: Book) -> None:
+        """A stream begins, with a book of its own."""
+        with self._numbering:
+            self.session.books = [*self.session.books, book]
+        self.flows.add(flow)
+
+    def remove_flow(self, flow: Flow, book: Book) -> None:
+        """It has ended: what is open in its book is taken back."""
+        self.flows.discard(flow)
+        self.withdraw(list(book))
+        with self._numbering:
+            self.session.books = [each for each in self.session.books if each is not book]
+
+    def withdraw(self, ids: list[int]) -> bool:
+        """Take requests back, wherever they are; False when all were answered.  Does not wait."""
+        frames = [frame for each in ids if (frame := self.session.withdraw(each)) is not None]
+        if frames:
+            self.push_if_free(b"".join(frames))
+        return bool(frames)
+
+    # ---- answers -------------------------------------------------------------------------------
 
     def dispatch(self, data: bytes) -> None:
         """Hand each whole frame to its sink, and keep what is left.  The caller holds ``reading``.
@@ -229,32 +265,51 @@ class Connection:
         are cut and the rest is put away before the first sink is called.
         """
         frames, rest = cut_frames(data)
-        self._buffer.keep(rest)
+        self.keep(rest)
         for request_id, kind, frame in frames:
             self._deliver(request_id, kind, frame)
 
     def deliver(self, frames: list[bytes]) -> None:
         """Hand over frames that a stream read and that are not its own."""
         for frame in frames:
-            _, kind, _, _, request_id, _, _ = REQUEST_HEADER.unpack_from(frame)
-            self._deliver(request_id, kind, frame)
+            self._deliver(int.from_bytes(frame[8:16], "little"), frame[4], frame)
 
     def _deliver(self, request_id: int, kind: int, frame: bytes) -> None:
-        sink = self.sinks.pop(request_id, None)
-        if sink is not None:
-            sink(frame)
-        elif kind != Kind.REPLY:
-            self._take_news(kind, frame[HEADER_BYTES:])
-        else:
-            # one that nobody waits for any more is dropped
-            any(flow.bring(request_id, frame) for flow in tuple(self.flows))
+        if kind != _REPLY and kind != _CONTROL_REPLY:
+            self._take_news(kind, frame)
+            return
+        entry = self.session.open.pop(request_id, None)
+        if entry is not None:
+            entry[2](frame)
+        elif not any(flow.bring(request_id, frame) for flow in tuple(self.flows)):
+            # nobody waits for it any more
+            self.session.answered(request_id)
 
-    def _take_news(self, kind: int, body: bytes) -> None:
-        """A frame that answers nothing: news of tasks, or a goodbye."""
+    def _take_news(self, kind: int, frame: bytes) -> None:
+        """A frame that is no reply: news of tasks and of durable requests, or a goodbye."""
+        body = frame[HEADER_BYTES:]
         if kind == Kind.TASKS:
-            self.tasks = decode_body(body)
+            self.take_turn()
+            try:
+                found = self.session.tasks_changed(decode_body(body), monotonic())
+                self.local.extend(found.answers)
+                if found.frames:
+                    with contextlib.suppress(BrokerUnavailable):
+                        self.send_locked(b"".join(found.frames))
+            finally:
+                self.give_turn()
+        elif kind == Kind.WORKERS:
+            news = decode_body(body)
+            self.session.workers = news["workers"]
+            self.session.frame_bytes_max = news["frame_bytes_max"]
+        elif kind == Kind.ACCEPTED:
+            take_accepted(self.session, frame)
         elif kind == Kind.GOODBYE:
-            raise self._lose(str(decode_body(body)))
+            raise self.lose(str(decode_body(body)))
+
+    def follow(self, change: int) -> None:
+        """One more or one less thread waits here for what another one reads."""
+        self._reader.follow(change)
 
     def wait(self, answer: Answer, until: float | None) -> bool:
         """Wait for an answer: by reading, or for the thread that reads already.
@@ -277,124 +332,67 @@ class Connection:
                     self.reading.release()
             else:
                 # someone else reads: it may stop before our answer comes, the background one not
-                self.want_reader(1)
+                self.follow(1)
                 try:
                     answer.wait(None if until is None else max(0.0, until - monotonic()))
                 finally:
-                    self.want_reader(-1)
+                    self.follow(-1)
         return True
-
-    # ---- the background reader -----------------------------------------------------------------
-
-    def expect(self, request_id: int, sink: Sink) -> None:
-        """Have the background thread wait for an answer and give it to ``sink``."""
-        self.sinks[request_id] = sink
-        if self._parked:
-            self._unpark()
-
-    def want_reader(self, change: int) -> None:
-        """One more or one less thread waits here for what another one reads."""
-        with self._reader_wanted:
-            self._followers += change
-        if change > 0 and self._parked:
-            self._unpark()
-
-    def _unpark(self) -> None:
-        with self._reader_wanted:
-            if self._reader is None and self.lost is None:
-                self._bell = Bell()
-                self._reader = threading.Thread(
-                    target=self._read_for_all, name="lb-client", daemon=True
-                )
-                self._reader.start()
-            self._reader_wanted.notify()
-
-    def _is_wanted(self) -> bool:
-        return bool(self.sinks or self._followers or self.lost)
-
-    def _read_for_all(self) -> None:
-        assert self._bell is not None
-        poll = select.poll()
-        poll.register(self.socket, select.POLLIN)
-        poll.register(self._bell, select.POLLIN)
-        while self.lost is None:
-            with self._reader_wanted:
-                # first parked, then the look: who adds a sink meanwhile sees the one or is seen
-                self._parked = True
-                self._reader_wanted.wait_for(self._is_wanted)
-                self._parked = False
-            with self.reading, contextlib.suppress(BrokerUnavailable):
-                while self._is_wanted() and self.lost is None:
-                    self._read_turn(poll, self._bell)
-        self._tell_all()
-
-    def _read_turn(self, poll: select.poll, bell: Bell) -> None:
-        if not self._stash:
-            bell.arm()
-            events = poll.poll(CORK_S * 1000.0 if self._outbox else None)
-            ready = {descriptor for descriptor, _ in events}
-            if bell.fileno() in ready:
-                bell.clear()
-            if not self._stash and not ready - {bell.fileno()}:
-                self._flush()
-                return
-        data = self.read()
-        if data:
-            self.dispatch(data)
-        self._flush()
-
-    def _flush(self) -> None:
-        # whoever sends at the moment takes the outbox along; reading is what it may wait for
-        if self._outbox and self._sending.acquire(blocking=False):
-            try:
-                self._sent_at = monotonic()
-                self._flush_locked()
-            finally:
-                self._sending.release()
 
     # ---- the end -------------------------------------------------------------------------------
 
-    def failure(self) -> BrokerUnavailable:
-        """What to raise now that the connection is lost: a new one for each who is told."""
-        return BrokerUnavailable(str(self.lost))
-
-    def _mark_lost(self, reason: str) -> None:
-        if self.lost is None:
-            self.lost = BrokerUnavailable(f"lost the broker at {self.address}: {reason}")
-
-    def _lose(self, reason: str) -> BrokerUnavailable:
-        self._mark_lost(reason)
-        self._tell_all()
-        return self.failure()
-
-    def _tell_all(self) -> None:
+    def tell_all(self) -> None:
         """Tell all who wait for an answer that it will not come."""
-        while self.sinks:
+        sinks = self.session.open
+        while sinks:
             try:
-                _, sink = self.sinks.popitem()
+                _, entry = sinks.popitem()
             except KeyError:
                 break  # another thread is telling them, too
-            sink(None)
+            entry[2](None)
         for flow in tuple(self.flows):
             flow.bring(0, None)
+        self.clock.wake()
 
     def close(self) -> None:
-        """Close; whatever is unanswered is given up."""
-        self._lose("this client was closed")
-        with contextlib.suppress(OSError):  # the broker was faster
-            self.socket.shutdown(socket.SHUT_RDWR)
-        with self._reader_wanted:
-            self._reader_wanted.notify_all()
-        if self._bell is not None:
-            self._bell.arm()
-            self._bell.ring()
-        if self._reader is not None and self._reader is not threading.current_thread():
-            self._reader.join()
-        self._take_turn()
+        """Say goodbye and close; whatever is unanswered is given up, here and at the broker."""
+        if self._is_foreign:
+            return
+        self.part()
+        self.tell_all()
+        with self._numbering:
+            recoveries, self._recoveries = self._recoveries, []
+        for recovery in recoveries:
+            recovery.stop()
+        self.clock.join()
+        self._reader.stop()
+        self.take_turn()
         try:
-            self.socket.close()
-            if self._bell is not None:
-                self._bell.close()
-                self._bell = None
+            self.discard()
         finally:
-            self._sending.release()
+            self.give_turn()
+
+    def part(self) -> None:
+        """Tell the broker that we leave for good, so that it cancels what is unanswered."""
+        was_lost = self.lost is not None
+        self.mark_lost("this client was closed")
+        if not was_lost and not self.down:
+            with contextlib.suppress(OSError, LBError):
+                if not self.send_last(_GOODBYE):
+                    # in the middle of a frame: it has to be said elsewhere
+                    line = self.dial()
+                    line.socket.settimeout(GOODBYE_S)
+                    with self.greet(line).socket as aside:
+                        aside.sendall(_GOODBYE)
+        self.shut()
+
+    def disown(self) -> None:
+        """In a process that was forked: leave everything to the one that it was forked from."""
+        self._is_foreign = True
+        self.renounce("this client belongs to the process that was forked; make another one here")
+        self._numbering = threading.Lock()
+        self._reader = BackgroundReader(self)
+        self._recoveries = []
+        self.clock = Clock(self.ended)
+        self.session.open.clear()
+        self.flows.clear()

@@ -5,22 +5,27 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Callable
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, Protocol
 
-from lbcore.core.errors import ProtocolError
+from lbcore.core.errors import AccessDenied, BrokerUnavailable, ProtocolError
 from lbcore.core.frames import (
     HEADER_BYTES,
-    PROTOCOL_VERSION,
     REQUEST_HEADER,
     FrameBuffer,
     Kind,
-    control_frame,
     decode_body,
 )
+from lbcore.core.handshake import NONCE_BYTES, WRONG_PROOF, Initiator, Refused, WrongProof
 from lbcore.core.topology import Address
 
+from .acceptor import tune
+from .secrets import Credentials, Key, SecretError
+
 GREETING_BYTES: Final = 1 << 16
+#: far more than the names of all tasks and workers take
+GREETING_BYTES_MAX: Final = 1 << 26
 
 #: what takes one answer: called with its whole frame, or with None when the connection is lost
 Sink = Callable[[bytes | None], None]
@@ -91,36 +96,90 @@ class Bell:
         os.close(self._writer)
 
 
-def greet(peer: socket.socket, buffer: FrameBuffer) -> dict[str, Any]:
-    """Say hello; returns the broker's welcome.
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A connected socket, and what the handshake on it needs."""
+
+    socket: socket.socket
+    key: Key
+    #: what TLS adds to the proofs
+    binding: bytes = b""
+
+
+class Greeting(NamedTuple):
+    """A connection that was taken in."""
+
+    socket: socket.socket
+    welcome: dict[str, Any]
+    #: what came after the WELCOME
+    rest: bytes
+
+
+def reach(
+    address: Address, credentials: Credentials, timeout_s: float, more: Mapping[str, Any]
+) -> Greeting:
+    """Connect and greet.  Raises ``BrokerUnavailable`` and ``AccessDenied``."""
+    try:
+        return greet(connect(address, credentials, timeout_s), more)
+    except (SecretError, WrongProof) as error:
+        raise AccessDenied(f"no access to the broker at {address}: {error}") from None
+    except (OSError, ProtocolError) as error:
+        raise BrokerUnavailable(f"no broker answers at {address}: {error_text(error)}") from None
+
+
+def greet(line: Line, more: Mapping[str, Any]) -> Greeting:
+    """Prove that we have the key, and that the broker has; the HELLO holds ``more``.
 
     Raises ``ProtocolError`` and ``OSError``, with the connection closed.
     """
     try:
-        return _greet(peer, buffer)
+        return _greet(line, more)
+    except Refused as error:
+        line.socket.close()
+        # a broker that is full, or stops, or was too busy to wait: like one that hangs up
+        raise ConnectionAbortedError(str(error)) from None
     except BaseException:
-        peer.close()
+        line.socket.close()
         raise
 
 
-def _greet(peer: socket.socket, buffer: FrameBuffer) -> dict[str, Any]:
-    hello = {"lb": PROTOCOL_VERSION, "role": "client", "name": f"pid {os.getpid()}"}
-    peer.sendall(control_frame(Kind.HELLO, hello))
-    welcome: dict[str, Any] = {}
-    while not welcome:
-        data = peer.recv(GREETING_BYTES)
-        if not data:
-            raise ProtocolError("it closed the connection")
-        for kind, _, body in buffer.feed(data):
-            if kind == Kind.GOODBYE:
-                raise ProtocolError(str(decode_body(body)))
-            if kind == Kind.WELCOME:
-                welcome = decode_body(body)
-            elif kind == Kind.TASKS and welcome:
-                welcome["tasks"] = decode_body(body)  # a worker has come in the same moment
-            else:
-                raise ProtocolError("what answers there is not lb")
-    return welcome
+def _greet(line: Line, more: Mapping[str, Any]) -> Greeting:
+    peer = line.socket
+    hello = {"role": line.key.role, "name": f"pid {os.getpid()}", **more}
+    proving = Initiator(line.key.key, hello, os.urandom(NONCE_BYTES), line.binding)
+    peer.sendall(proving.greeting)
+    while not proving.done:
+        if answer := proving.feed(_receive(peer)):
+            peer.sendall(answer)
+    buffer = FrameBuffer(GREETING_BYTES_MAX)
+    data = proving.rest
+    while True:
+        data = buffer.join(data)
+        frames, rest = cut_frames(data)
+        if frames:
+            break
+        buffer.keep(rest)
+        data = _receive(peer)
+    _, kind, frame = frames.pop(0)
+    welcome = decode_body(frame[HEADER_BYTES:])
+    if kind == Kind.GOODBYE:
+        reason = str(welcome)
+        raise WrongProof(reason) if reason.startswith(WRONG_PROOF) else Refused(reason)
+    if kind != Kind.WELCOME or not isinstance(welcome, dict):
+        raise ProtocolError("what answers there is not lb")
+    while frames and frames[0][1] in (Kind.TASKS, Kind.WORKERS):
+        # a worker has come in the same moment
+        _, kind, frame = frames.pop(0)
+        news = decode_body(frame[HEADER_BYTES:])
+        welcome.update({"tasks": news} if kind == Kind.TASKS else news)
+    return Greeting(peer, welcome, b"".join([each[2] for each in frames]) + rest)
+
+
+def _receive(peer: socket.socket) -> bytes:
+    data = peer.recv(GREETING_BYTES)
+    if not data:
+        raise ConnectionResetError("it closed the connection")
+    return data
 
 
 def cut_frames(data: bytes) -> tuple[list[tuple[int, int, bytes]], bytes]:
@@ -138,20 +197,36 @@ def cut_frames(data: bytes) -> tuple[list[tuple[int, int, bytes]], bytes]:
     return frames, data[offset:]
 
 
-def connect(address: Address, timeout_s: float) -> socket.socket:
-    """A connected socket.  Raises ``OSError``."""
+def connect(address: Address, credentials: Credentials, timeout_s: float) -> Line:
+    """A connected socket.  Raises ``OSError`` and ``SecretError``.
+
+    The key is looked for once there is a connection: by the address that the kernel names, and so
+    that a broker that is not there is reported as that.
+    """
     if address.path is not None:
         peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         peer.settimeout(timeout_s)
         try:
             peer.connect(address.path)
-        except OSError:
+            return Line(peer, credentials.find(Address(path=peer.getpeername())))
+        except BaseException:
             peer.close()
             raise
-        return peer
     peer = socket.create_connection((address.host, address.port), timeout_s)
-    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return peer
+    try:
+        tune(peer)
+        host, port = peer.getpeername()[:2]
+        key = credentials.find(Address(host=host, port=port))
+    except BaseException:
+        peer.close()
+        raise
+    if not key.tls:
+        return Line(peer, key)
+    # here and not above: it takes 10 ms to load, and few need it
+    from .tls import wrap
+
+    near, binding = wrap(peer, address.host, credentials.cafile, timeout_s)
+    return Line(near, key, binding)
 
 
 def error_text(error: Exception) -> str:

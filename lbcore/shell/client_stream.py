@@ -16,9 +16,11 @@ from typing import Any, Final
 import msgspec
 
 from lbcore.core.errors import BadArguments, LBError, RequestError, Status, TooLarge
-from lbcore.core.frames import HEADER_BYTES, REPLY_HEADER, REQUEST_HEADER, Flag, Kind
+from lbcore.core.frames import HEADER_BYTES, REPLY_HEADER, REQUEST_HEADER, Kind
+from lbcore.core.session import Book
 
-from .client_calls import deadline_ms_of, encode_arguments, error_body, reply_error, unknown_task
+from .client_busy import BusyRequests
+from .client_calls import Options, encode_arguments, error_body, reply_error, unknown_task
 from .client_connection import Connection
 
 #: with a rate, requests that are due within this leave together
@@ -30,6 +32,7 @@ Arguments = Mapping[str, Any] | Sequence[Any] | None
 
 _REQUEST = int(Kind.REQUEST)
 _REPLY = int(Kind.REPLY)
+_BUSY = int(Status.BUSY)
 _decode = msgspec.msgpack.Decoder().decode
 
 
@@ -65,10 +68,9 @@ class Reply(msgspec.Struct, gc=False, frozen=True):
 def stream(
     connection: Connection,
     calls: Iterable[tuple[str, Arguments]],
+    options: Options,
     *,
     window: int = 1000,
-    timeout: float | None = None,
-    explain: bool = False,
     rate: float | None = None,
     ordered: bool = False,
 ) -> Iterator[Reply]:
@@ -81,9 +83,7 @@ def stream(
         raise BadArguments(f"window must be at least 1, not {window}")
     if rate is not None and not rate > 0:
         raise BadArguments(f"rate must be above 0 requests/s, not {rate}")
-    flags = int(Flag.EXPLAIN) if explain else 0
-    deadline_ms = 0 if timeout is None else deadline_ms_of(timeout)
-    flow = _Flow(connection, iter(calls), window, flags, deadline_ms, rate, ordered)
+    flow = _Flow(connection, iter(calls), options, window, rate, ordered)
     try:
         while flow.fill():
             yield from flow.receive()
@@ -98,21 +98,23 @@ class _Flow:
         self,
         connection: Connection,
         calls: Iterator[tuple[str, Arguments]],
+        options: Options,
         window: int,
-        flags: int,
-        deadline_ms: int,
         rate: float | None,
         ordered: bool,
     ) -> None:
         self._connection = connection
         self._calls = calls
+        self._options = options
         self._window = window
-        self._flags = flags
-        self._deadline_ms = deadline_ms
         self._rate = rate
         self._ordered = ordered
-        #: id -> (position, when sent) of what is in flight
-        self._open: dict[int, tuple[int, float]] = {}
+        #: what is in flight: id -> (frame, when sent, position)
+        self._open: Book = {}
+        #: those of them that were answered ``Busy`` and are sent again; None when none ever is
+        self._busy: BusyRequests | None = None
+        if options.retry_busy_s > 0.0:
+            self._busy = BusyRequests(connection, self._open, options.retry_busy_s)
         self._sent = 0
         self._ended = False
         self._began = monotonic()
@@ -120,7 +122,7 @@ class _Flow:
         self._refused: list[Reply] = []
         self._brought: deque[bytes] = deque()
         self._arrived = threading.Event()
-        connection.flows.add(self)
+        connection.add_flow(self, self._open)
         #: why the calls ended before their end
         self._error: LBError | None = None
 
@@ -129,12 +131,16 @@ class _Flow:
 
         Raises ``BadArguments`` or ``UnknownTask`` for a call that cannot be sent, in its turn.
         """
+        if self._busy:
+            self._busy.send_due()
         if not self._ended:
             in_flight = len(self._open)
             room = self._window - in_flight
             if self._ordered and self._open:
                 # ids and positions rise together, so the oldest is first
-                oldest = next(iter(self._open.values()))[0]
+                oldest = next(iter(self._open.values()))[2]
+                if self._busy:
+                    oldest = min(oldest, self._busy.oldest)
                 room = min(room, self._window - (self._sent - oldest))
             if self._rate is not None:
                 due = int((monotonic() - self._began + RATE_STEP_S) * self._rate) + 1
@@ -148,15 +154,15 @@ class _Flow:
         return False
 
     def _send(self, count: int) -> None:
-        connection = self._connection
-        numbers, limit = connection.tasks, connection.frame_bytes_max
-        pack, flags, deadline_ms = REQUEST_HEADER.pack, self._flags, self._deadline_ms
+        connection, options = self._connection, self._options
+        basis, limit = connection.basis, connection.session.frame_bytes_max
+        numbers, pack, flags, tail = basis[2], REQUEST_HEADER.pack, options.flags, options.tail
+        deadline_ms = options.deadline_ms
         opened, begin, position, now = self._open, self._sent, self._sent, monotonic()
+        ids = connection.next_ids(count)
         frames: list[bytes] = []
         try:
-            for request_id, (task, arguments) in zip(
-                connection.next_ids(count), islice(self._calls, count), strict=False
-            ):
+            for request_id, (task, arguments) in zip(ids, islice(self._calls, count), strict=False):
                 # at once: the caller may use the same dict again for the next call
                 body = b"" if arguments is None else _body(arguments)
                 number = numbers.get(task)
@@ -165,18 +171,20 @@ class _Flow:
                 if len(body) > limit:
                     self._refuse(position, request_id, len(body), limit)
                 else:
-                    opened[request_id] = (position, now)
-                    frames.append(
-                        pack(len(body), _REQUEST, flags, number, request_id, deadline_ms, 0) + body
+                    frame = (
+                        pack(len(body), _REQUEST, flags, number, request_id, deadline_ms, tail)
+                        + body
                     )
+                    opened[request_id] = (frame, now, position)
+                    frames.append(frame)
                 position += 1
         except LBError as error:
             # its turn is after the answers to all before it
             self._error = error
-        self._ended = self._error is not None or position - begin < count
-        self._sent = position
-        if frames:
-            connection.send(b"".join(frames))
+        finally:
+            self._ended = self._error is not None or position - begin < count
+            self._sent = position
+            connection.post_many(basis, ids, b"".join(frames), opened)
 
     def _refuse(self, position: int, request_id: int, size: int, limit: int) -> None:
         error = TooLarge(f"{size} bytes of arguments; the limit is {limit}")
@@ -192,17 +200,19 @@ class _Flow:
             return self._take_brought()
         connection = self._connection
         timeout_s = self._until_due()
+        if self._busy:
+            timeout_s = self._busy.until_due(timeout_s)
         if not self._open and timeout_s is not None:
             # paced, and nothing in flight: the next request is not due yet
             sleep(timeout_s)
             return []
         if not connection.reading.acquire(blocking=False):
             # another thread reads; with one more answer to wait for it will not stop too early
-            connection.want_reader(1)
+            connection.follow(1)
             try:
                 self._arrived.wait(timeout_s)
             finally:
-                connection.want_reader(-1)
+                connection.follow(-1)
             return self._take_brought()
         try:
             if self._brought:
@@ -243,8 +253,8 @@ class _Flow:
 
     def _split(self, data: bytes) -> tuple[list[Reply], list[bytes], bytes]:
         """Our replies, other frames, and the unfinished rest of one read."""
-        unpack, pop, workers = REPLY_HEADER.unpack_from, self._open.pop, self._connection.workers
-        now = monotonic()
+        unpack, pop, busy = REPLY_HEADER.unpack_from, self._open.pop, self._busy
+        workers, now = self._connection.session.workers, monotonic()
         mine: list[Reply] = []
         others: list[bytes] = []
         offset, end = 0, len(data)
@@ -255,12 +265,23 @@ class _Flow:
             if stop > end:
                 break
             sent = pop(request_id, None) if kind == _REPLY else None
-            if sent is None:
+            if sent is None and kind == Kind.WORKERS:
+                # replies that follow may come from those that it names
+                self._connection.deliver([data[offset:stop]])
+                workers = self._connection.session.workers
+            elif sent is None:
                 others.append(data[offset:stop])
+            elif (
+                status
+                and busy is not None
+                and status == _BUSY
+                and busy.keep(request_id, sent, data[body:stop])
+            ):
+                pass
             else:
                 mine.append(
                     Reply(
-                        sent[0],
+                        sent[2],
                         status,
                         workers[worker] if service_s and worker < len(workers) else "",
                         service_s,
@@ -270,12 +291,13 @@ class _Flow:
                     )
                 )
             offset = stop
+        if busy:
+            mine = [busy.settled(reply, now) for reply in mine]
         return mine, others, data[offset:]
 
     def close(self) -> None:
-        """Forget what is still in flight: its answers will find nobody."""
-        self._connection.flows.discard(self)
-        self._open.clear()
+        """Take back what is still in flight: its answers would find nobody."""
+        self._connection.remove_flow(self, self._open)
 
 
 def _body(arguments: Arguments) -> bytes:

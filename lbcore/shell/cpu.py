@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, TypedDict
 
@@ -68,7 +69,8 @@ class CpuProbe:
     def __init__(self, pid: int, cpus: tuple[int, ...] = (), *, now: float | None = None) -> None:
         """Take the baseline, at ``now`` (monotonic seconds).
 
-        Raises ``ProcessLookupError`` when there is no such process.
+        Raises ``ProcessLookupError`` when there is no such process, another ``OSError`` when it
+        cannot be read at the moment.
         """
         self._cpus = cpus
         try:
@@ -157,6 +159,10 @@ class CpuProbe:
         # psutil lists the cores on line without their numbers: take the average one.
         return sum(gained) * min(1.0, len(cores) / len(gained))
 
+    def memory_with_children(self) -> int:
+        """Resident bytes of the process and of its descendants, as of now."""
+        return self._family.memory()
+
     def _memory(self, last: int) -> int:
         try:
             return int(self._process.memory_info().rss)
@@ -196,11 +202,11 @@ class _Family:
         for pid, member in reversed(list(self._members.items())):
             try:
                 times = member.process.cpu_times()
-            except psutil.AccessDenied:
-                continue
             except psutil.NoSuchProcess:
                 ended[pid] = member
                 continue
+            except (psutil.AccessDenied, OSError):
+                continue  # no descriptor is left, perhaps: the counters go on, nothing is missed
             own_s = times.user + times.system
             reaped_s = times.children_user + times.children_system
             gained_s += max(0.0, own_s - member.own_s)
@@ -225,6 +231,14 @@ class _Family:
         """Give all open files back."""
         for member in self._members.values():
             member.threads.close()
+
+    def memory(self) -> int:
+        """Resident bytes of all."""
+        total = 0
+        for member in list(self._members.values()):
+            with suppress(psutil.Error, OSError):  # it has ended
+                total += member.process.memory_info().rss
+        return total
 
     def _visit_threads(self) -> float | None:
         """Sum up the waiting, and add the descendants that are new.

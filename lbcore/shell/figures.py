@@ -42,8 +42,8 @@ class Figures:
                 continue
             try:
                 probe = self._probes.pop(pid, None) or CpuProbe(pid, worker.plan.cpus)
-            except ProcessLookupError:
-                continue  # its death is known in a moment
+            except OSError:
+                continue  # its death is known in a moment; or no descriptor is left for now
             probes[pid] = probe
             self._reports[pid] = {**probe.sample(time.monotonic())}
         for pid, gone in self._probes.items():
@@ -55,3 +55,8 @@ class Figures:
     def of(self, pid: int | None) -> Mapping[str, Any]:
         """The last ``CpuReport`` of a process; empty when there is none."""
         return {} if pid is None else self._reports.get(pid, {})
+
+    def memory_of(self, pid: int) -> int:
+        """Resident bytes of a process and its descendants; 0 when they are not known."""
+        probe = self._probes.get(pid)
+        return 0 if probe is None else probe.memory_with_children()

@@ -12,7 +12,8 @@ import os
 import shlex
 import socket
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -40,36 +41,93 @@ class BindError(LBError):
 
 
 class Listeners:
-    """The bound sockets by process name, and the topology with the addresses they really have."""
+    """The bound sockets by process name, and the first topology with the addresses they have."""
 
     def __init__(self, topology: Topology, line_of: LineOf | None = None) -> None:
         """Bind all.  Raises ``BindError`` that names every address that cannot be had."""
         self.sockets: dict[str, socket.socket] = {}
+        #: the addresses as they were written, by process name
+        self._wanted: dict[str, Address] = {}
         self._paths: dict[str, os.stat_result] = {}
-        problems: list[str] = []
+        self._line_of = line_of
+        self.install(self.prepare(topology), topology)
+        self.topology = self.bound(topology)
+
+    def prepare(self, topology: Topology, heirs: Collection[str] = ()) -> dict[str, socket.socket]:
+        """Bind what this topology needs and what is not there yet; ``install`` puts it in place.
+
+        ``heirs`` get their sockets later, from others.  Raises ``BindError``; nothing is changed.
+        """
         addresses = {BROKER: topology.broker, **{w.name: w.address for w in topology.workers}}
         keys: dict[str, tuple[str | int, ...]] = {
             BROKER: (BROKER,),
             **{worker.name: ("workers", i) for i, worker in enumerate(topology.workers)},
         }
+        needed = [
+            name
+            for name, address in addresses.items()
+            if self._wanted.get(name) != address and name not in heirs
+        ]
+        fresh: dict[str, socket.socket] = {}
+        problems: list[str] = []
         # a port given out freely must not be one that another process of ours names
-        for name in sorted(addresses, key=lambda name: _is_free_choice(addresses[name])):
+        for name in sorted(needed, key=lambda name: _is_free_choice(addresses[name])):
             try:
-                self.sockets[name] = self._bind(base_folder(topology), addresses[name])
+                fresh[name] = self._bind(base_folder(topology), addresses[name])
             except _Unavailable as error:
-                where = _yaml_place(topology.source, keys[name], error.key, line_of)
+                where = _yaml_place(topology.source, keys[name], error.key, self._line_of)
                 problems.append(f"{name} cannot listen on {addresses[name]}: {error}\n{where}")
         if problems:
-            self.close()
+            self.discard(fresh)
             raise BindError("\n".join(problems))
-        self.topology = replace(
+        return fresh
+
+    def discard(self, fresh: Mapping[str, socket.socket]) -> None:
+        """Give up what ``prepare`` bound."""
+        for bound in fresh.values():
+            self._close(bound)
+
+    def install(self, fresh: Mapping[str, socket.socket], topology: Topology) -> None:
+        """Use what ``prepare`` bound; what it replaces is closed here."""
+        addresses = {BROKER: topology.broker, **{w.name: w.address for w in topology.workers}}
+        for name, bound in fresh.items():
+            if name in self.sockets:
+                self._close(self.sockets[name])
+            self.sockets[name], self._wanted[name] = bound, addresses[name]
+
+    def hand_over(self, owner: str, heir: str) -> None:
+        """One that is gone leaves its socket, with those who wait there, to another."""
+        self.sockets[heir], self._wanted[heir] = self.sockets.pop(owner), self._wanted.pop(owner)
+
+    def drop(self, name: str) -> None:
+        """Nobody serves this any more."""
+        del self._wanted[name]
+        self._close(self.sockets.pop(name))
+
+    def bound(self, topology: Topology) -> Topology:
+        """The topology with the addresses that its processes really have."""
+        return replace(
             topology,
             broker=_bound_address(self.sockets[BROKER]),
             workers=tuple(
                 replace(worker, address=_bound_address(self.sockets[worker.name]))
                 for worker in topology.workers
+                if worker.name in self.sockets
             ),
         )
+
+    def _close(self, bound: socket.socket) -> None:
+        """Stop listening here; the file of a Unix socket that is still ours goes with it."""
+        path = bound.getsockname() if bound.family == socket.AF_UNIX else None
+        bound.close()
+        if path is not None:
+            self._unlink(path)
+
+    def _unlink(self, path: str) -> None:
+        made = self._paths.pop(path, None)
+        with suppress(FileNotFoundError):
+            if made is not None and os.path.samestat(os.stat(path), made):
+                os.unlink(path)
 
     def _bind(self, base: Path, address: Address) -> socket.socket:
         if address.path is None:
@@ -87,12 +145,8 @@ class Listeners:
     def close(self) -> None:
         """Stop listening, and remove the files of Unix sockets that are still ours."""
         self.release()
-        for path, made in self._paths.items():
-            try:
-                if os.path.samestat(os.stat(path), made):
-                    os.unlink(path)
-            except FileNotFoundError:
-                continue
+        for path in list(self._paths):
+            self._unlink(path)
 
 
 class _Unavailable(Exception):

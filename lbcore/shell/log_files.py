@@ -42,6 +42,7 @@ from .log_lines import RAW, LogLine, format_line
 COMPLAINT_INTERVAL_S = 60.0
 #: logs can hold what clients sent: the group may read them, others not
 FILE_MODE = 0o640
+FILE_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 
 _PROCESS_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _ROTATED_NAME = re.compile(r"(.+)\.(\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_\d{6})\.log")
@@ -134,8 +135,7 @@ class LogFile:
     def open(self) -> None:
         """Open or create the file.  Raises ``OSError``."""
         self.close()
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-        fd = os.open(self.path, flags, FILE_MODE)
+        fd = os.open(self.path, FILE_FLAGS, FILE_MODE)
         status = os.fstat(fd)
         self._fd = fd
         self._identity = (status.st_dev, status.st_ino)

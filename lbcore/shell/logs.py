@@ -14,7 +14,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -36,6 +36,8 @@ from .log_capture import (
 )
 from .log_files import (
     COMPLAINT_INTERVAL_S,
+    FILE_FLAGS,
+    FILE_MODE,
     LogFile,
     LogSetupError,
     append_raw,
@@ -68,6 +70,8 @@ __all__ = [
     "RequestContext",
     "append_raw",
     "capture_output",
+    "change_logging",
+    "check_log_files",
     "escape",
     "parse_line",
     "parse_request",
@@ -85,7 +89,12 @@ _PLAIN = "\x1b[0m"
 
 
 def setup_logging(
-    topology_logs: LogsConfig, folder: Path, process: str, console: bool = False
+    topology_logs: LogsConfig,
+    folder: Path,
+    process: str,
+    *,
+    console: bool = False,
+    patient: bool = False,
 ) -> Logger:
     """Make loguru write to ``folder``/``process``.log and nowhere else; return its logger.
 
@@ -95,20 +104,49 @@ def setup_logging(
     ``logger.bind(request=ID)`` gives a line another request than the current one, and
     ``logger.bind(detail=TEXT)`` adds lines below it, as an exception does.
     Raises ``LogSetupError`` when the folder or file cannot be written or a setting is not usable.
+    With ``patient`` a file that cannot be opened now is tried again with every record: a process
+    that comes back while the disk is away must do its work.
     """
     level = _check_level(topology_logs)
-    file = _open_file(topology_logs, folder, process)
+    file = _open_file(topology_logs, folder, process, patient)
     logger.remove()
     for name in (OUT, ERR, RAW):
         _add_level(name)
-    sink = _FileSink(file, process, topology_logs.format)
-    # loguru must not format the exception itself: the sink does it, so ask for nothing
-    logger.add(sink, level=level, format=_no_format, backtrace=False, diagnose=False)
+    _write_to(file, process, topology_logs.format, level)
     if console and sys.__stderr__ is not None:
         write = partial(_write_console, sys.__stderr__, process)
         logger.add(write, level=level, format=_no_format, backtrace=False, diagnose=False)
     _lead_standard_logging(level)
     return logger
+
+
+def change_logging(topology_logs: LogsConfig, folder: Path, process: str) -> None:
+    """Other settings for a process that logs already; no line is lost meanwhile.
+
+    Settings that cannot be used are logged and change nothing.
+    """
+    try:
+        level = _check_level(topology_logs)
+        file = _open_file(topology_logs, folder, process)
+    except LogSetupError as error:
+        logger.error("{}", error)
+        return
+    before = _handlers.pop()
+    _write_to(file, process, topology_logs.format, level)
+    with suppress(ValueError):  # somebody has removed it
+        logger.remove(before)
+    _lead_standard_logging(level)
+
+
+#: the number that loguru has given to the present file
+_handlers: list[int] = []
+
+
+def _write_to(file: LogFile, process: str, style: str, level: str) -> None:
+    sink = _FileSink(file, process, style)
+    # loguru must not format the exception itself: the sink does it, so ask for nothing
+    number = logger.add(sink, level=level, format=_no_format, backtrace=False, diagnose=False)
+    _handlers[:] = [number]
 
 
 def _check_level(logs: LogsConfig) -> str:
@@ -120,7 +158,17 @@ def _check_level(logs: LogsConfig) -> str:
     return level
 
 
-def _open_file(logs: LogsConfig, folder: Path, process: str) -> LogFile:
+def check_log_files(folder: Path, processes: Iterable[str]) -> None:
+    """Open, or make, the file of each process.  Raises ``LogSetupError``."""
+    for process in processes:
+        path = live_path(folder, process)
+        try:
+            os.close(os.open(path, FILE_FLAGS, FILE_MODE))
+        except OSError as error:
+            raise _refusal(folder, path, error) from None
+
+
+def _open_file(logs: LogsConfig, folder: Path, process: str, patient: bool = False) -> LogFile:
     path = live_path(folder, process)
     try:
         rotation, retention = parse_rotation(logs.rotation), parse_retention(logs.retention)
@@ -134,16 +182,22 @@ def _open_file(logs: LogsConfig, folder: Path, process: str) -> LogFile:
         what = path
         file.open()
     except OSError as error:
-        reason = error.strerror or str(error)
-        if isinstance(error, FileNotFoundError):
-            reason = f"there is no folder {folder.parent}"
-        elif isinstance(error, FileExistsError):
-            reason = "it is not a folder"
-        raise LogSetupError(
-            f"cannot write logs to {what}: {reason}; change logs.folder or the folder's rights"
-        ) from None
+        if not patient:
+            raise _refusal(folder, what, error) from None
+        return file
     remove_expired(path, retention, datetime.now())
     return file
+
+
+def _refusal(folder: Path, what: Path, error: OSError) -> LogSetupError:
+    reason = error.strerror or str(error)
+    if isinstance(error, FileNotFoundError):
+        reason = f"there is no folder {folder.parent}"
+    elif isinstance(error, FileExistsError):
+        reason = "it is not a folder"
+    return LogSetupError(
+        f"cannot write logs to {what}: {reason}; change logs.folder or the folder's rights"
+    )
 
 
 def _add_level(name: str) -> None:

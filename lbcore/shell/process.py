@@ -13,7 +13,6 @@ import multiprocessing.process
 import os
 import signal
 import socket
-import struct
 import sys
 import threading
 import time
@@ -25,18 +24,20 @@ from typing import Any, Final
 import msgspec
 
 from .child import ChildPlan, Target, run_child
+from .shared import Slot
 
+#: a worker more, a worker less; but a terminal sends these, too, to those in its background
+TERMINAL_SIGNALS: Final = frozenset({signal.SIGTTIN, signal.SIGTTOU})
 #: signals that mean something to the supervisor, and would to a child that is not yet itself
 SUPERVISOR_SIGNALS: Final = frozenset(
     {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD}
+    | TERMINAL_SIGNALS
 )
 _READ_BYTES: Final = 1 << 16
 #: a line of output that is longer is passed on in pieces
 _LINE_BYTES_MAX: Final = 1 << 16
 #: a message on the leash that is longer is not one of ours
 _MESSAGE_BYTES_MAX: Final = 1 << 20
-_SLOT: Final = struct.Struct("<Q")
-SLOT_BYTES: Final = _SLOT.size
 
 
 class _Popen(multiprocessing.popen_fork.Popen):
@@ -93,8 +94,19 @@ class Death:
     cause: str
     up_s: float
     peak_rss_bytes: int
-    #: the request that it was running, None when it was not
-    lost_request: int | None
+    #: number of the signal that ended it, or its exit code; None for the other
+    signal: int | None = None
+    code: int | None = None
+    #: the supervisor sent the SIGKILL, and why it ended the process, where there is a reason
+    was_killed: bool = False
+    reason: str = ""
+    #: the ids of the requests that it was running
+    requests: tuple[int, ...] = ()
+
+    @property
+    def lost_request(self) -> int | None:
+        """The request that it was running, the first of several; None when it was not."""
+        return self.requests[0] if self.requests else None
 
 
 class Leash:
@@ -144,25 +156,27 @@ class Leash:
                 is_open = False
                 break
             *lines, self._unread = (self._unread + data).split(b"\n")
-            messages += [_decoded(line) for line in lines]
+            messages += [decoded(line) for line in lines]
             if len(self._unread) > _MESSAGE_BYTES_MAX:
-                messages.append(_decoded(self._unread))
+                messages.append(decoded(self._unread))
                 self._unread = b""
         return messages, is_open
 
 
-def _decoded(line: bytes) -> dict[str, Any]:
+def decoded(line: bytes) -> dict[str, Any]:
+    """The message of one line, or one that nobody knows."""
     try:
         return msgspec.json.decode(line, type=dict[str, Any])
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        # text that is not UTF-8 is a ValueError
         return {"event": f"not a message: {line[:60]!r}"}
 
 
 class ChildProcess:
     """One child over all its restarts: same name, same listener, same slot, a new process each."""
 
-    def __init__(self, plan: ChildPlan, target: Target, slot: memoryview) -> None:
-        """``slot`` is shared memory in which a worker keeps the id of the request that it runs."""
+    def __init__(self, plan: ChildPlan, target: Target, slot: Slot | None = None) -> None:
+        """``slot`` is shared memory in which a worker keeps the ids of the requests it runs."""
         self.plan = plan
         self.leash: Leash | None = None
         #: read end of the pipe for stdout and stderr; -1 when there is none
@@ -174,6 +188,13 @@ class ChildProcess:
         self._process: ForkProcess | None = None
         self._started_at = 0.0
         self._unread = b""
+        self._was_killed = False
+        #: why this process has to end, for whoever asks after its death
+        self.reason = ""
+
+    def take_over(self, other: ChildProcess) -> None:
+        """Be what ``other`` is, from the next process on."""
+        self.plan, self._target = other.plan, other._target
 
     @property
     def pid(self) -> int | None:
@@ -181,15 +202,16 @@ class ChildProcess:
         return None if self._process is None else self._process.pid
 
     @property
-    def running_request(self) -> int:
-        """The id of the request that the worker runs now, 0 for none."""
-        number: int = _SLOT.unpack(self._slot)[0]
-        return number
+    def running_requests(self) -> tuple[int, ...]:
+        """The ids of the requests that the worker runs now."""
+        return () if self._slot is None else self._slot.running_ids()
 
     def start(self, release: Callable[[], None]) -> None:
         """Fork a process for it.  Raises ``OSError`` when there is no room for one."""
         assert self._process is None, f"{self.plan.name} already has a process"
-        _SLOT.pack_into(self._slot, 0, 0)
+        if self._slot is not None:
+            self._slot.clear_running()
+        self._was_killed, self.reason = False, ""
         ours, theirs = socket.socketpair()
         try:
             reader, writer = os.pipe()
@@ -207,6 +229,8 @@ class ChildProcess:
         finally:
             theirs.close()
             os.close(writer)
+        if self._slot is not None and self._process.pid is not None:
+            self._slot.pid = self._process.pid
         os.set_blocking(reader, False)
         self.leash, self.output = Leash(ours), reader
         self._started_at = time.monotonic()
@@ -241,7 +265,13 @@ class ChildProcess:
         with suppress(ProcessLookupError):
             os.kill(pid, number)
         if number is signal.SIGKILL:
+            self._was_killed = True
             _kill_group(pid)
+
+    def kill(self, reason: str) -> None:
+        """End it now, for a reason that will be told with its death."""
+        self.reason = reason
+        self.signal(signal.SIGKILL)
 
     def reap(self) -> Death | None:
         """How its process ended, if it has; whatever it started in its group is killed then."""
@@ -253,14 +283,17 @@ class ChildProcess:
         # the group keeps its number as long as it has members, so this cannot hit a stranger's
         _kill_group(pid)
         popen = process._popen  # type: ignore[attr-defined]
-        request = self.running_request
         self.death = Death(
             pid=pid,
             exit=f"signal {-code}" if code < 0 else f"code {code}",
             cause=_name_end(code),
             up_s=time.monotonic() - self._started_at,
             peak_rss_bytes=popen.peak_rss_bytes,
-            lost_request=request or None,
+            signal=-code if code < 0 else None,
+            code=code if code >= 0 else None,
+            was_killed=self._was_killed,
+            reason=self.reason,
+            requests=self.running_requests,
         )
         process.join()
         process.close()

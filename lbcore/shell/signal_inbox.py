@@ -7,16 +7,26 @@ interpreter writes for each signal are read when the loop is ready for them.  Ca
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 from types import FrameType, TracebackType
 from typing import Any
 
-from .process import SUPERVISOR_SIGNALS
+from .process import SUPERVISOR_SIGNALS, TERMINAL_SIGNALS
 
 
 def _ignore(_: int, __: FrameType | None) -> None:
     """A handler must exist, or no byte would be written."""
+
+
+def has_terminal() -> bool:
+    """Whether a terminal controls this process, and may send it signals; stdout may be a pipe."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 class SignalInbox:
@@ -31,7 +41,8 @@ class SignalInbox:
 
     def __enter__(self) -> SignalInbox:
         self._wakeup_before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        for number in SUPERVISOR_SIGNALS:
+        numbers = SUPERVISOR_SIGNALS - (TERMINAL_SIGNALS if has_terminal() else frozenset())
+        for number in numbers:
             self._handlers[number] = signal.signal(number, _ignore)
         return self
 

@@ -13,16 +13,31 @@ import fcntl
 import os
 import time
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from lbcore.core.errors import LBError
 from lbcore.core.topology import DEFAULT_HOST, Address, Topology
 
+from .secrets import (
+    SECRET_NAME,
+    SecretError,
+    make_secret,
+    publish,
+    runtime_folder,
+    withdraw,
+)
+
 FOLDER_NAME: Final = ".lb"
 STATE_NAME: Final = "supervisor.json"
 LOCK_NAME: Final = "lock"
+#: what runs, as it is wanted now: the file may say something else, or nothing that can be read
+TOPOLOGY_NAME: Final = "topology.json"
+#: where the supervisor takes requests for changes
+CONTROL_NAME: Final = "control.sock"
+#: the file of durable requests
+STORE_NAME: Final = "durable.db"
 #: a reader holds the lock for microseconds; whoever holds it longer is a supervisor
 _LOCK_PATIENCE_S: Final = 0.2
 _LOCK_PAUSE_S: Final = 0.005
@@ -58,6 +73,8 @@ class SystemState(msgspec.Struct, frozen=True, kw_only=True):
     state: str
     broker: ProcessState
     workers: list[ProcessState]
+    #: what became of the last change of the topology; None before the first
+    last_change: dict[str, Any] | None = None
 
 
 class AlreadyRunning(LBError):
@@ -87,11 +104,39 @@ def state_folder(topology: Topology) -> Path:
     return base_folder(topology).absolute() / FOLDER_NAME / topology.name
 
 
+def store_folder(topology: Topology) -> Path:
+    """Where the durable requests of a topology are; it need not exist."""
+    return base_folder(topology).absolute() / topology.durability.folder / topology.name
+
+
+def keeps_secret(topology: Topology) -> bool:
+    """Whether the secret outlives the system: clients come back to what the one before stored."""
+    is_durable = topology.durability.level != "memory"
+    return is_durable or (store_folder(topology) / STORE_NAME).exists()
+
+
 def read_state(topology: Topology) -> SystemState | None:
     """What the live supervisor of this topology wrote last; None when there is none."""
     if not is_locked(topology):
         return None
     return _load(state_folder(topology) / STATE_NAME)
+
+
+def running_topology(config: str | Path) -> Topology | None:
+    """What runs of a topology file, whatever that file holds by now.
+
+    None when nothing does, or several systems under different names.
+    """
+    source = Path(config).absolute()
+    found: list[Topology] = []
+    for path in (source.parent / FOLDER_NAME).glob(f"*/{TOPOLOGY_NAME}"):
+        try:
+            topology = msgspec.json.decode(path.read_bytes(), type=Topology)
+        except (OSError, msgspec.DecodeError):
+            continue
+        if topology.source == os.path.abspath(config) and is_locked(topology):
+            found.append(topology)
+    return found[0] if len(found) == 1 else None
 
 
 def broker_address(topology: Topology) -> Address:
@@ -141,12 +186,19 @@ class StateFolder:
     """The supervisor's side: holds the lock, writes the state, removes all of it at the end."""
 
     def __init__(self, topology: Topology) -> None:
-        """Take the lock.  Raises ``AlreadyRunning`` or ``StateError``; starts nothing."""
+        """Take the lock, and make the secret.  Raises ``AlreadyRunning`` or ``StateError``."""
         self.path = state_folder(topology)
         self._written = b""
+        self._written_topology: Topology | None = None
+        self._keep_secret = keeps_secret(topology)
         self._lock = self._acquire(topology)
-        # what a killed supervisor left must not be read as ours
-        (self.path / STATE_NAME).unlink(missing_ok=True)
+        try:
+            # what a killed supervisor left must not be read as ours
+            (self.path / STATE_NAME).unlink(missing_ok=True)
+            self.secret = make_secret(self.path, self._keep_secret)
+        except (OSError, SecretError) as error:
+            self.forget()
+            raise StateError(f"cannot keep a secret in {self.path}: {error}") from None
 
     @classmethod
     def left_behind(cls, topology: Topology) -> StateFolder | None:
@@ -206,13 +258,37 @@ class StateFolder:
         data = msgspec.json.encode(state)
         if data == self._written:
             return
-        path = self.path / STATE_NAME
+        self._replace(STATE_NAME, data)
+        self._written = data
+
+    def _replace(self, name: str, data: bytes) -> None:
+        path = self.path / name
         fresh = path.with_suffix(".new")
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         with open(descriptor, "wb") as file:
             file.write(data)
         os.replace(fresh, path)
-        self._written = data
+
+    def write_topology(self, topology: Topology) -> None:
+        """Leave word of what runs, for commands that cannot read it in the file any more."""
+        if topology is not self._written_topology:
+            self._replace(TOPOLOGY_NAME, msgspec.json.encode(topology))
+            self._written_topology = topology
+
+    def publish(self, broker: Address, *, tls: bool) -> str:
+        """Let clients that know nothing but the address find the secret; why not, else empty."""
+        try:
+            publish(broker, self.path / SECRET_NAME, tls=tls)
+        except (OSError, SecretError) as error:
+            return (
+                f"clients have to name the topology or a key file: the way to the secret cannot "
+                f"be kept in {runtime_folder()}: {error}"
+            )
+        return ""
+
+    def withdraw(self) -> None:
+        """Take that back, unless the address has become another system's."""
+        withdraw(self.path / SECRET_NAME)
 
     def forget(self) -> None:
         """Close this process's copy of the lock; another process holds it on."""
@@ -224,7 +300,9 @@ class StateFolder:
         """Leave nothing behind and let go of the lock."""
         if self._lock < 0:
             return
-        for name in (STATE_NAME, LOCK_NAME):
+        self.withdraw()
+        kept = () if self._keep_secret else (SECRET_NAME,)
+        for name in (STATE_NAME, TOPOLOGY_NAME, CONTROL_NAME, *kept, LOCK_NAME):
             (self.path / name).unlink(missing_ok=True)
         for folder in (self.path, self.path.parent):
             with contextlib.suppress(OSError):  # other topologies, or a user's file, are in it

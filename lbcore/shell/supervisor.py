@@ -1,20 +1,21 @@
 """The parent of all: forks the broker and the workers, watches them, restarts and stops them.
 
 One thread, one selector, no event loop: a fork must find no lock held.  It performs what
-``core/supervision.py`` decides and tells it what happened; it decides nothing itself.  It is handed
-the functions that its children run and imports none of them.  Called by ``cli/up.py``, in a process
-that does nothing else.
+``core/supervision.py`` decides, and decides nothing itself.  It is handed the functions that its
+children run and imports none of them.  Called by ``cli/up.py``.
 """
 
 from __future__ import annotations
 
 import gc
+import math
 import random
 import selectors
 import signal
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
 from lbcore.core.children import (
@@ -27,6 +28,7 @@ from lbcore.core.children import (
     ChildState,
     Event,
     FleetChanged,
+    Forget,
     Note,
     Role,
     SendDrain,
@@ -36,20 +38,29 @@ from lbcore.core.children import (
     StopRequested,
     TimePassed,
     Timing,
+    WorkerDrained,
 )
+from lbcore.core.handshake import role_key
 from lbcore.core.supervision import Supervision
 
-from .crew import Crew, Targets
+from .casualties import Casualties
+from .change import Change, Wanted
+from .change_sources import Files, take_request
+from .changes import Changes
+from .control import ControlServer
+from .crew import TRIAL, Crew, Targets
+from .descriptors import raise_descriptor_limit
 from .figures import INTERVAL_S, Figures
 from .guard import Guard
 from .listeners import BROKER, Listeners
-from .logs import append_raw, request_text
+from .logs import change_logging
 from .observer import Observer
 from .orphans import adopt_orphans, kill_orphans, reap_orphans
 from .process import ChildProcess
 from .signal_inbox import SignalInbox
-from .snapshots import Snapshots
+from .snapshots import Snapshots, settings_order, topology_order
 from .state import StateFolder, log_folder
+from .wires import Wires
 
 if TYPE_CHECKING:
     from loguru import Logger
@@ -73,11 +84,14 @@ class Supervisor:
         targets: Targets,
         logger: Logger,
         observer: Observer,
+        wanted: Wanted,
         timing: Timing | None = None,
     ) -> None:
-        """``listeners`` and ``folder`` are taken over: closed and removed at the end."""
+        """``listeners`` and ``folder`` are taken over: closed and removed at the end.
+
+        ``wanted`` says where changes of the topology come from.
+        """
         topology = listeners.topology
-        self._topology = topology
         self._listeners = listeners
         self._folder = folder
         self._logger = logger
@@ -85,18 +99,25 @@ class Supervisor:
         self._machine = Supervision(
             timing or Timing(drain_s=topology.limits.drain_s), random.Random().random
         )
-        self._crew = Crew(listeners, targets)
-        self._snapshots = Snapshots(topology, self._machine, self._crew)
+        self._crew = Crew(listeners, targets, folder.secret)
+        self._changes = Changes(self, self._machine, self._crew, listeners, wanted)
+        self._files = Files(self._changes, wanted)
+        self._snapshots = Snapshots(self._machine, self._crew, self._changes)
         self._figures = Figures()
         self._guard = Guard()
         self._inbox = SignalInbox()
         self._selector = selectors.DefaultSelector()
+        self._wires = Wires(self._selector, lambda: self._crew.topology, self._take_message)
+        self._control: ControlServer | None = None
+        self._casualties = Casualties(self._crew, self._wires.send, self._log)
         #: when figures are read next, monotonic
         self._figures_due = 0.0
         #: when a stop signal came last, monotonic
         self._asked_at = float("-inf")
         #: something changed that has not been published
         self._changed = False
+        #: the files for commands say what is so
+        self._is_written = True
         self._was_ready = False
 
     @property
@@ -113,11 +134,19 @@ class Supervisor:
         try:
             with self._inbox:
                 self._selector.register(self._inbox, selectors.EVENT_READ, self._read_signals)
-                self._guard.start(self._release_all)
+                self._guard.start(self._release)
+                self._control = ControlServer(
+                    self._folder.path,
+                    self._selector,
+                    partial(take_request, self._changes),
+                    role_key(self._folder.secret, "admin"),
+                    partial(self._log, "WARNING", ""),
+                )
+                self._folder.write_topology(self._changes.wanted)
                 for process in self._crew:
                     name = process.plan.name
                     role = Role.BROKER if name == BROKER else Role.WORKER
-                    self._handle(ChildAdded(name=name, role=role))
+                    self.handle(ChildAdded(name=name, role=role))
                 while not self._machine.finished:
                     self._turn()
         except BaseException:
@@ -132,23 +161,26 @@ class Supervisor:
         """Wait for something to happen, take it in, let others know."""
         for key, _ in self._selector.select(self._patience_s()):
             key.data()
-        self._handle(TimePassed())
+        self.handle(TimePassed())
         if self._machine.phase is ChildState.RUNNING and not self._was_ready:
             self._was_ready = True
-            self._note("INFO", "", "ready")
+            self.note("INFO", "", "ready")
             self._publish()
             self._observer.show_ready(self._snapshots.system())
+        if time.monotonic() >= self._files.due and self._was_ready:
+            self._files.look()
+        self._changes.advance()
         if time.monotonic() >= self._figures_due:
             self._read_figures()
         if self._changed:
             self._publish()
 
     def _patience_s(self) -> float:
+        due = min(self._figures_due, self._files.due if self._was_ready else math.inf)
         deadline = self._machine.next_deadline()
-        due = self._figures_due if deadline is None else min(self._figures_due, deadline)
-        return max(0.0, due - time.monotonic())
+        return max(0.0, min(due, math.inf if deadline is None else deadline) - time.monotonic())
 
-    def _handle(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         """Feed the machine and perform what it says, and what comes of that."""
         events: deque[Event] = deque([event])
         while events:
@@ -160,13 +192,15 @@ class Supervisor:
             case Spawn():
                 yield from self._spawn(self._crew[action.name])
             case SendDrain():
-                self._send(self._crew[action.name], {"event": "drain"})
+                self._wires.send(self._crew[action.name], {"event": "drain"})
             case SendStop():
-                self._send(self._crew[action.name], {"event": "stop"})
+                self._wires.send(self._crew[action.name], {"event": "stop"})
             case SendSignal():
                 self._crew[action.name].signal(signal.Signals[action.signal])
             case Note():
-                self._note(action.level, action.name, action.text)
+                self.note(action.level, action.name, action.text)
+            case Forget():
+                self._changes.forgotten(action.name)
             case FleetChanged():
                 self._changed = True
             case _:
@@ -176,97 +210,60 @@ class Supervisor:
 
     def _spawn(self, process: ChildProcess) -> Iterator[Event]:
         name = process.plan.name
+        if name == BROKER:
+            self._crew.shared.begin_life()
         try:
-            process.start(lambda: self._release(name))
+            self.watch_process(process)
         except OSError as error:
-            yield ChildDied(name=name, cause=f"cannot fork: {error.strerror}")
+            why = f"cannot fork: {error.strerror}"
+            yield ChildDied(name=name, cause=why, counts=not self._was_ready)
             return
-        assert process.pid is not None
-        assert process.leash is not None
-        self._guard.add(process.pid)
-        self._selector.register(
-            process.leash.socket, selectors.EVENT_READ, lambda: self._use_leash(process)
-        )
-        self._selector.register(
-            process.output, selectors.EVENT_READ, lambda: self._read_output(process)
-        )
         self._log("INFO", name, f"started, pid {process.pid}")
+        if name == BROKER:
+            self._casualties.brief(process)
 
-    def _release_all(self) -> None:
-        self._release(None)
+    def watch_process(self, process: ChildProcess) -> None:
+        """Start a process, and see what it says and when it ends.  Raises ``OSError``."""
+        process.start(lambda: self._release(process.plan.name))
+        assert process.pid is not None
+        self._guard.add(process.pid)
+        self._wires.attach(process)
 
-    def _release(self, keep: str | None) -> None:
+    def _release(self, keep: str | None = None) -> None:
         """In a fork: close everything that is the supervisor's, as the objects that own it."""
         self._logger.remove()
         self._selector.close()
         self._inbox.close()
         self._folder.forget()
         self._guard.release()
+        if self._control is not None:
+            self._control.release()
         self._observer.release()
         self._crew.release(keep)
 
-    def _send(self, process: ChildProcess, message: Mapping[str, Any]) -> None:
-        if process.leash is not None:
-            process.leash.send(message)
-            self._watch_leash(process)
-
-    def _watch_leash(self, process: ChildProcess) -> None:
-        """Ask to be woken when the rest of a message can be sent."""
-        leash = process.leash
-        if leash is None or leash.socket not in self._selector.get_map():
-            return
-        wish = selectors.EVENT_READ | (selectors.EVENT_WRITE if leash.has_unsent else 0)
-        key = self._selector.get_key(leash.socket)
-        if key.events != wish:
-            self._selector.modify(leash.socket, wish, key.data)
-
-    def _use_leash(self, process: ChildProcess) -> None:
-        """Send what is left to send and take in what the child said."""
-        leash = process.leash
-        if leash is None:
-            return
-        if leash.has_unsent:
-            leash.flush()
-            self._watch_leash(process)
-        messages, is_open = leash.receive()
-        for message in messages:
-            self._take_message(process.plan.name, message)
-        if not is_open and leash.socket in self._selector.get_map():
-            self._selector.unregister(leash.socket)
-
     def _take_message(self, name: str, message: Mapping[str, Any]) -> None:
         match message.get("event"):
+            case _ if name == TRIAL:
+                self._changes.trial_said(message)
+            case "worker drained" if name == BROKER:
+                self.handle(WorkerDrained(name=str(message.get("name"))))
             case "ready":
-                self._handle(ChildReady(name=name))
+                self.handle(ChildReady(name=name))
             case "failed":
                 default = _BROKER_FAILED if name == BROKER else _WORKER_FAILED
                 error, code = str(message.get("error", "")), message.get("code", default)
                 if detail := str(message.get("detail", "")):
                     self._logger.bind(detail=detail).error("{}: {}", name, error)
                 code = code if isinstance(code, int) else default
-                self._handle(ChildFailed(name=name, error=error, code=code))
+                self.handle(ChildFailed(name=name, error=error, code=code))
             case "drained":
-                self._handle(BrokerDrained(name=name))
+                self.handle(BrokerDrained(name=name))
+            case "replace" if name == BROKER:
+                self._casualties.replace(message)
             case "stats" if name == BROKER:
                 self._observer.show_stats(self._snapshots.system(), message)
             case other:
                 self._log("WARNING", name, f"said something unknown: {other!r:.100}")
-
-    def _read_output(self, process: ChildProcess) -> None:
-        if process.output < 0:
-            return
-        text, is_open = process.read_output()
-        self._keep_output(process, text, process.pid)
-        if not is_open:
-            self._selector.unregister(process.output)
-            process.close_output()
-
-    def _keep_output(self, process: ChildProcess, text: str, pid: int | None) -> None:
-        """Put what a child wrote past its logging into its own log file."""
-        if text:
-            name, request = process.plan.name, process.running_request
-            path = log_folder(self._topology) / f"{name}.log"
-            append_raw(path, name, text, request, logs=self._topology.logs, pid=pid or 0)
 
     # -- signals and deaths --------------------------------------------------------------------
 
@@ -278,8 +275,13 @@ class Supervisor:
                 case signal.SIGHUP if self._observer.is_gone():
                     self._ask_to_stop("the terminal was closed", number)
                 case signal.SIGHUP:
-                    text = "SIGHUP: a running system cannot be reloaded yet; use down and up"
-                    self._note("WARNING", "", text)
+                    self._changes.ask(Change(kind="reload", source="SIGHUP"))
+                case signal.SIGTTIN | signal.SIGTTOU:
+                    change = 1 if number == signal.SIGTTIN else -1
+                    source = signal.Signals(number).name
+                    self._changes.ask(
+                        Change(kind="scale", source=source, count=change, is_relative=True)
+                    )
                 case signal.SIGINT | signal.SIGTERM | signal.SIGQUIT:
                     self._ask_to_stop(signal.Signals(number).name, number)
                 case _:
@@ -289,52 +291,38 @@ class Supervisor:
         now = time.monotonic()
         is_repeat = now - self._asked_at < _SAME_WISH_S
         self._asked_at = now
-        at_once = number == signal.SIGQUIT
-        if at_once or not is_repeat:
-            self._handle(StopRequested(reason=reason, code=128 + number, at_once=at_once))
+        if (at_once := number == signal.SIGQUIT) or not is_repeat:
+            self.handle(StopRequested(reason=reason, code=128 + number, at_once=at_once))
 
     def _reap(self) -> None:
         """Take in the end of every process that ended."""
-        for process in self._crew:
+        for process in self._processes():
             death = process.reap()
             if death is None:
                 continue
             # what it said before it ended explains the end
-            self._use_leash(process)
-            self._keep_last_words(process, death.pid)
+            self._wires.use_leash(process)
+            self._wires.detach(process, death.pid)
             self._guard.remove(death.pid)
-            cause = death.cause
-            if death.lost_request is not None:
-                cause += f" while it ran request {request_text(death.lost_request)}"
-            story = f"pid {death.pid} ended: {cause}, up {death.up_s:.1f} s, peak memory "
-            text = f"{story}{death.peak_rss_bytes >> 20} MiB"
-            self._log("INFO", process.plan.name, text, death.lost_request or 0)
-            at_work = death.lost_request is not None
-            self._handle(ChildDied(name=process.plan.name, cause=cause, at_work=at_work))
+            if process.plan.name == TRIAL:
+                self._changes.trial_died(death)
+                continue
+            cause = self._casualties.note(process, death)
+            counts = not (death.requests or death.reason)
+            self.handle(ChildDied(name=process.plan.name, cause=cause, counts=counts))
         if not self._guard.is_alive():
             self._renew_guard()
-        reap_orphans({*self._crew.pids(), self._guard.pid})
+        reap_orphans({self._guard.pid, *(process.pid for process in self._processes())})
 
-    def _keep_last_words(self, process: ChildProcess, pid: int) -> None:
-        """What is left in the pipe; it may stay open, in a process that escaped its group."""
-        while process.output >= 0:
-            text, is_open = process.read_output()
-            self._keep_output(process, text, pid)
-            if not is_open or not text:
-                break
-        self._keep_output(process, process.take_unread(), pid)
-        watched = self._selector.get_map()
-        if process.leash is not None and process.leash.socket in watched:
-            self._selector.unregister(process.leash.socket)
-        if process.output >= 0 and process.output in watched:
-            self._selector.unregister(process.output)
-        process.close_streams()
+    def _processes(self) -> list[ChildProcess]:
+        trial = self._changes.trial
+        return [*self._crew, *([trial.process] if trial and trial.process else [])]
 
     def _renew_guard(self) -> None:
         self._log("WARNING", "", "the guard process ended and is replaced")
         self._guard.close()
         try:
-            self._guard.start(self._release_all)
+            self._guard.start(self._release)
         except OSError as error:
             self._log("ERROR", "", f"no guard: {error.strerror}")
 
@@ -342,28 +330,47 @@ class Supervisor:
 
     def _read_figures(self) -> None:
         interval_s = self._figures.read(self._crew.workers()) if self._was_ready else INTERVAL_S
+        self._casualties.watch(self._figures)
         self._figures_due = time.monotonic() + interval_s
+        self._changed = self._changed or not self._is_written
         self._send_fleet()
 
     def _publish(self) -> None:
         """Write the state down and tell the broker."""
         self._changed = False
         try:
+            self._folder.write_topology(self._changes.wanted)
             self._folder.write(self._snapshots.system())
+            self._is_written = True
         except OSError as error:
+            self._is_written = False
             self._log("ERROR", "", f"cannot write the state file: {error.strerror}")
         self._send_fleet()
 
     def _send_fleet(self) -> None:
         leash = self._crew[BROKER].leash
         state = self._machine.children[BROKER].state
-        if leash is None or state not in (ChildState.RUNNING, ChildState.DRAIN):
-            return
+        is_up = state in (ChildState.RUNNING, ChildState.DRAIN)
         # a broker that does not read at the moment gets newer figures later
-        if not leash.has_unsent:
-            self._send(self._crew[BROKER], self._snapshots.fleet(self._figures))
+        if leash is not None and is_up and not leash.has_unsent:
+            self._wires.send(self._crew[BROKER], self._snapshots.fleet(self._figures))
 
-    def _note(self, level: str, name: str, text: str) -> None:
+    def publish(self) -> None:
+        """Let others know how things are, at the end of this turn."""
+        self._changed = True
+
+    def settings_changed(self) -> None:
+        """Tell every child what holds now."""
+        topology = self._crew.topology
+        change_logging(topology.logs, log_folder(topology), "supervisor")
+        raise_descriptor_limit(topology)
+        self._wires.send(self._crew[BROKER], topology_order(topology))
+        for process in self._crew.workers():
+            self._wires.send(process, settings_order(topology))
+        self.publish()
+
+    def note(self, level: str, name: str, text: str) -> None:
+        """A line in the log and for whoever watches."""
         self._log(level, name, text)
         self._observer.show_note(level, f"{name}: {text}" if name else text)
 
@@ -373,7 +380,7 @@ class Supervisor:
 
     def _clean_up(self) -> None:
         """Leave no process and no file, whatever happened before."""
-        for process in self._crew:
+        for process in self._processes():
             process.signal(signal.SIGKILL)
             while process.pid is not None and process.reap() is None:
                 time.sleep(0.001)
@@ -384,6 +391,10 @@ class Supervisor:
         reap_orphans(())
         self._selector.close()
         self._inbox.close()
+        if self._control is not None:
+            self._control.close()
+        # before the addresses are free for another system: the pointer must not be that one's
+        self._folder.withdraw()
         self._listeners.close()
         self._log("INFO", "", f"ended with exit code {self._machine.exit_code}")
         self._folder.remove()

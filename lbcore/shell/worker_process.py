@@ -2,8 +2,9 @@
 
 The main thread reads requests and runs them there, so that C code, signals and limits behave as in
 any program.  A side thread (``worker_side``) accepts connections, reports CPU figures, gives queued
-requests back when asked, and sends finished answers that a long task would hold up.  With
-``concurrency`` above 1 the main thread only reads, and threads run the tasks (``worker_pool``).
+requests back when asked, takes in cancellations, and sends finished answers that a long task would
+hold up.  With ``concurrency`` above 1 the main thread only reads, and threads run the tasks
+(``worker_pool``).  ``worker_end`` is what all of these share.
 """
 
 from __future__ import annotations
@@ -12,11 +13,8 @@ import asyncio
 import os
 import signal
 import socket
-import threading
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from queue import SimpleQueue
 from time import perf_counter, thread_time
 from typing import Any, Final
 
@@ -24,26 +22,22 @@ import msgspec
 import uvloop
 from loguru import logger
 
-from lbcore.core.errors import LBError, ProtocolError, Status, TaskError, TooLarge, UnknownTask
-from lbcore.core.topology import Topology, WorkerConfig
-from lbcore.core.worker import FLUSH_S, ReplyBuffer, Request, WorkerQueue, error_payload
+from lbcore.core.errors import LBError, ProtocolError
+from lbcore.core.topology import LogsConfig, Topology, WorkerConfig
+from lbcore.core.worker import FLUSH_S
 
 from . import logs
+from .cancellation import MainThreadInterrupt
+from .shared import SharedMemory, Slot
+from .sources import distrust_fresh_bytecode
 from .state import base_folder, log_folder
-from .tasks import (
-    ArgumentError,
-    Task,
-    TaskImportError,
-    describe_failure,
-    encode_result,
-    load_tasks,
-)
+from .tasks import Task, TaskImportError, encode_result, load_tasks
+from .worker_end import ABANDONED, WorkerEnd
+from .worker_link import Link
 from .worker_pool import Pool
 from .worker_side import SideThread
 
 READ_BYTES: Final = 1 << 18
-#: at most one failed request in this time is told of in the log
-LOG_FAILURES_S: Final = 0.05
 #: exit code of a worker whose tasks cannot be imported
 EXIT_IMPORT: Final = 2
 
@@ -51,127 +45,84 @@ EXIT_IMPORT: Final = 2
 _NONE: Final = encode_result(None)
 
 
-class WorkerServer:
-    """One worker: its tasks, what waits, and what is finished."""
+class WorkerServer(WorkerEnd):
+    """The main thread of a worker: reads, runs, answers."""
 
     def __init__(
         self,
         topology: Topology,
         config: WorkerConfig,
         tasks: dict[str, Task],
-        current: memoryview,
+        shared: SharedMemory,
+        slot: Slot,
     ) -> None:
-        self.config = config
-        self.frame_bytes_max = topology.limits.frame_bytes
-        self.tasks = tasks
-        self.queue = WorkerQueue(self.frame_bytes_max)
-        self.replies = ReplyBuffer(0)
-        #: task number -> task, as the connected broker numbers them
-        self.numbered: dict[int, Task] = {}
-        #: the same: what runs one request of it in this thread
-        self.runners: dict[int, Callable[[bytes], Any]] = {}
-        #: connections that the side thread accepted, for the main thread, each with the number that
-        #: its broker gave this worker and what to greet it with; None means stop
-        self.connections: SimpleQueue[tuple[socket.socket, int, bytes] | None] = SimpleQueue()
-        #: held while the main thread reads: who holds it may read the connection
-        self.reading = threading.Lock()
-        self.stopping = False
-        self.connection: socket.socket | None = None
-        self._sending = threading.Lock()
+        super().__init__(topology, config, tasks, shared, slot)
+        self._log_folder = log_folder(topology)
         #: what is read goes here first: to ask for so many bytes anew each time costs 15 µs
         self._room = memoryview(bytearray(READ_BYTES))
-        self._current = current.cast("Q")
+        self._current = slot.running
         self._pool = Pool(self, config.concurrency) if config.concurrency > 1 else None
+        self._interrupt = MainThreadInterrupt(slot.running)
         self._runner: asyncio.Runner | None = None
-        #: failed requests are told of from then on, and how many were not
-        self._log_failures_at = 0.0
-        self._unlogged = 0
-        self._capture: logs.OutputCapture | None = None
+        #: the coroutine that runs in the main thread, and its request
+        self._coroutine: tuple[int, asyncio.Task[Any]] | None = None
 
-    def serve(self, capture: logs.OutputCapture | None = None) -> None:
+    def change_settings(self, order: Mapping[str, Any]) -> None:
+        """The supervisor says what holds from now on."""
+        self.frame_bytes_max = int(order["frame_bytes"])
+        settings = msgspec.convert(order["logs"], LogsConfig)
+        logs.change_logging(settings, self._log_folder, self.config.name)
+
+    def serve(self) -> None:
         """Serve one broker connection after the other until told to stop."""
-        self._capture = capture
+        self._interrupt.install()
         while not self.stopping:
-            accepted = self.connections.get()
-            if accepted is None:
+            link = self.links.get()
+            if link is None:
                 break
-            connection, number, welcome = accepted
-            with self._sending:
-                self.connection = connection
-                self.queue.connected(self.frame_bytes_max)
-                self.replies.frames.clear()
-                self.replies.worker = number
             try:
-                connection.sendall(welcome)
-                self._serve_connection(connection)
+                self._serve_link(link)
             except (OSError, ProtocolError) as error:
-                if not self.stopping:
+                if not self.stopping and link is self.link:
                     logger.warning("broker connection: {}", error)
             finally:
-                self.connection = None
-                connection.close()
+                self.lose(link)
 
-    def stop(self) -> None:
-        """Finish what runs and return from ``serve``; callable from any thread or signal
-        handler."""
-        self.stopping = True
-        self.connections.put(None)
-        connection = self.connection
-        if connection is not None:
-            try:
-                connection.shutdown(socket.SHUT_RD)
-            except OSError:
-                return  # it broke by itself
-
-    def _serve_connection(self, connection: socket.socket) -> None:
+    def _serve_link(self, link: Link) -> None:
         pool = self._pool
-        while not self.stopping:
+        # another one may take its place at any time
+        while not self.stopping and link is self.link:
             with self.reading:
-                count = connection.recv_into(self._room)
-                if not count:
-                    break
-                self.feed(bytes(self._room[:count]))
+                # the side thread may have read ahead; a pool was told of that
+                if pool is not None or not link.queue.waiting:
+                    count = link.connection.recv_into(self._room)
+                    if not count or link is not self.link:
+                        break
+                    self.feed(link, bytes(self._room[:count]))
             if pool is not None:
-                pool.submit_waiting()
+                pool.submit_waiting(link)
             else:
-                self._run_waiting()
+                self._run_waiting(link)
         if pool is not None and self.stopping:
             pool.wait_idle()
 
-    def feed(self, data: bytes) -> None:
-        """Take in bytes of the request connection; the caller holds ``reading``."""
-        if self.queue.feed(data):
-            by_name = dict(self.tasks)
-            self.numbered = {
-                number: by_name[name]
-                for number, name in self.queue.names.items()
-                if name in by_name
-            }
-            self.replies.prompt = frozenset(
-                number for number, task in self.numbered.items() if not task.idempotent
-            )
-            self.replies.tiny.clear()
-            self.runners = {
-                number: partial(self._run_async, task) if task.is_async else task.run
-                for number, task in self.numbered.items()
-            }
-
     # ---- running, in the main thread -----------------------------------------------------------
 
-    def _run_waiting(self) -> None:
+    def _run_waiting(self, link: Link) -> None:
         """Run what waits, in order.  The hot path: see the figures in bench/ before changing it."""
-        take, current, set_request = self.queue.waiting.popleft, self._current, logs.request_id.set
-        replies, runners = self.replies, self.runners
+        take, current, set_request = link.queue.waiting.popleft, self._current, logs.request_id.set
+        replies, runners = link.replies, link.runners
         frames, add, tiny = replies.frames, replies.add, replies.tiny
         begin, cpu_begin = perf_counter(), thread_time()
         segment = begin
         while not self.stopping:
             try:
-                request_id, number, body = take()
+                link.running = request = take()
             except IndexError:
                 break
+            request_id, number, body = request
             if frames and (number not in tiny or begin - replies.since > FLUSH_S):
-                self.flush(thread_time() - cpu_begin, begin - segment)
+                self.flush(link, thread_time() - cpu_begin, begin - segment)
                 segment = begin = perf_counter()
                 cpu_begin = thread_time()
             current[0] = request_id
@@ -179,115 +130,92 @@ class WorkerServer:
             status = 0
             try:
                 value = runners[number](body)
-                payload = _NONE if value is None else self.encode(value, number)
+                payload = _NONE if value is None else self.encode(link, value, number)
             except BaseException as error:
-                status, payload = self.failure(number, error)
+                status, payload = self.failure(link, request_id, number, error)
+                if status == ABANDONED:
+                    break
             end = perf_counter()
             add(request_id, number, status, payload, end - begin, end)
             begin = end
         set_request(0)
         if frames:
-            self.flush(thread_time() - cpu_begin, begin - segment)
+            self.flush(link, thread_time() - cpu_begin, begin - segment)
         # not before its answer has left: who dies in between has run it
         current[0] = 0
+        link.running = None
 
-    def is_busy(self) -> bool:
-        """Whether a task runs now."""
-        return bool(self._current[0])
+    def runner(self, link: Link, task: Task) -> Callable[[bytes], Any]:
+        """What runs a request of that task in the main thread."""
+        run = partial(self._run_async, task) if task.is_async else task.run
+        return run if task.idempotent else partial(self._run_once, link, run)
 
-    def running(self, request_id: int) -> None:
-        """Leave word of a running request (0: none) for those who find this process dead."""
-        self._current[0] = request_id
-
-    def encode(self, value: Any, number: int) -> bytes:
-        """The result of a task as it is sent.  Raises ``TypeError`` or ``TooLarge``."""
-        name = self.numbered[number].name
-        payload = encode_result(value, name)
-        if len(payload) > self.frame_bytes_max:
-            raise TooLarge(
-                f"task `{name}` returned {len(payload)} bytes; the limit is {self.frame_bytes_max}"
-            )
-        return payload
+    def _run_once(self, link: Link, run: Callable[[bytes], Any], body: bytes) -> Any:
+        """Run what must never run twice; raises ``Abandoned`` when another worker may have it."""
+        self.begin_once(link, self._current[0])
+        return run(body)
 
     def _run_async(self, task: Task, body: bytes) -> Any:
         """Run a coroutine in the main thread, on a loop that lives as long as the process."""
         if self._runner is None:
             self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
-        return self._runner.run(task.run_async(body))
+        return self._runner.run(self._watched(task, body))
 
-    def failure(self, number: int, error: BaseException) -> tuple[int, bytes]:
-        """The status and body of the answer to a request that could not be done."""
-        task = self.numbered.get(number)
-        if task is None:
-            unknown = UnknownTask(f"{self.config.name} does not have task number {number}")
-            return int(Status.UNKNOWN_TASK), error_payload(unknown)
-        if isinstance(error, ArgumentError | TooLarge):
-            return int(error.status or 0), error_payload(error)
-        self._log_failure(task, error)
-        detail: dict[str, Any] = dict(describe_failure(error))
-        message = str(detail.pop("message", ""))
-        failed = TaskError(message, task=task.name, worker=self.config.name, **detail)
-        return int(Status.TASK_ERROR), error_payload(failed)
+    async def _watched(self, task: Task, body: bytes) -> Any:
+        current = asyncio.current_task()
+        assert current is not None
+        self._coroutine = (self._current[0], current)
+        try:
+            return await task.run_async(body)
+        finally:
+            self._coroutine = None
 
-    def _log_failure(self, task: Task, error: BaseException) -> None:
-        """Tell the log of a failed request; of a flood of them, so many a second."""
-        now = perf_counter()
-        if now < self._log_failures_at:
-            self._unlogged += 1
-            return
-        self._log_failures_at = now + LOG_FAILURES_S
-        more = (
-            f" ({self._unlogged} more failures since the last one told of)"
-            if self._unlogged
-            else ""
-        )
-        self._unlogged = 0
-        logger.opt(exception=error).warning("task {} failed{}", task.name, more)
+    def has_read_ahead(self, link: Link) -> None:
+        """The side thread has read requests."""
+        if self._pool is not None:
+            self._pool.submit_waiting(link)
 
-    # ---- answers -------------------------------------------------------------------------------
+    def running_now(self, link: Link) -> dict[int, str]:
+        """Id and task of what runs and is not answered; who asks holds ``sending``."""
+        if self._pool is not None:
+            return self._pool.running_now()
+        request = link.running
+        if request is None or self._current[0] != request[0]:
+            return {}
+        task = link.numbered.get(request[1])
+        is_answered = link.replies.has_sent_last(request[0])
+        return {} if task is None or is_answered else {request[0]: task.name}
 
-    def answer(
-        self,
-        waiting: deque[Request],
-        request: Request,
-        status: int,
-        payload: bytes,
-        service_s: float,
-        cpu_s: float,
-    ) -> None:
-        """Send the answer to a request that a thread took from ``waiting``.
+    def is_busy(self) -> bool:
+        """Whether a task runs now."""
+        return self._pool.is_busy() if self._pool is not None else bool(self._current[0])
 
-        When another broker has connected since, it is dropped: ids begin anew with each broker.
-        """
-        with self._sending:
-            if waiting is not self.queue.waiting:
-                return
-            self.replies.add(request[0], request[1], status, payload, service_s, perf_counter())
-        self.flush(cpu_s, service_s)
+    def interrupt(self, request_id: int) -> bool:
+        """Have a running task end; False when this request does not run."""
+        if self._pool is not None:
+            return self._pool.interrupt(request_id)
+        if self._current[0] != request_id:
+            return False
+        self._interrupt.want(request_id)
+        self.repeat_interrupts()
+        return True
 
-    def flush(self, cpu_s: float = -1.0, wall_s: float = 0.0) -> None:
-        """Send the finished answers; ``cpu_s`` of ``wall_s`` seconds were computing."""
-        capture = self._capture
-        if capture is not None and capture.has_partial:
-            capture.finish_lines()
-        with self._sending:
-            connection = self.connection
-            if connection is None:
-                self.replies.frames.clear()
-                return
-            data = self.replies.take(cpu_s / wall_s if cpu_s >= 0.0 and wall_s > 0.0 else -1.0)
-            if data:
-                try:
-                    connection.sendall(data)
-                except OSError:
-                    # the broker is gone; it will ask somebody for these requests again
-                    self.replies.frames.clear()
+    def repeat_interrupts(self) -> bool:
+        """Try again where a task could not be interrupted; False when there is none such."""
+        if self._pool is not None:
+            return self._pool.repeat_interrupts()
+        wanted, coroutine = self._interrupt.wanted, self._coroutine
+        if wanted and coroutine is not None and coroutine[0] == wanted:
+            coroutine[1].get_loop().call_soon_threadsafe(self._cancel_coroutine, wanted)
+        # a coroutine that computes is reached by the signal only, one that waits by the loop only
+        return self._interrupt.repeat()
 
-    def flush_overdue(self, age_s: float) -> None:
-        """Send answers that have waited that long: the main thread is in a task that takes
-        longer."""
-        if self.replies.frames and perf_counter() - self.replies.since > age_s:
-            self.flush()
+    def _cancel_coroutine(self, request_id: int) -> None:
+        """In the main thread, between two steps of the coroutine."""
+        coroutine = self._coroutine
+        if coroutine is not None and coroutine[0] == request_id == self._interrupt.wanted:
+            self._interrupt.want(0)
+            coroutine[1].cancel()
 
 
 def run_worker(
@@ -295,15 +223,21 @@ def run_worker(
     worker: WorkerConfig,
     listener: socket.socket,
     leash: socket.socket,
-    current: memoryview,
+    shared: SharedMemory,
+    slot: Slot,
+    key: bytes,
 ) -> int:
-    """The worker process from its first to its last line; returns the exit code."""
-    logs.setup_logging(topology.logs, log_folder(topology), worker.name)
+    """The worker process from its first to its last line; returns the exit code.
+
+    ``key`` is what its broker has to know.
+    """
+    logs.setup_logging(topology.logs, log_folder(topology), worker.name, patient=True)
     if worker.concurrency == 1:
-        slot = current.cast("Q")
-        capture = logs.capture_output(logger, lambda: int(slot[0]))
+        running = slot.running
+        capture = logs.capture_output(logger, lambda: int(running[0]))
     else:
         capture = logs.capture_output(logger)
+    distrust_fresh_bytecode(topology.tasks, base_folder(topology))
     try:
         tasks = load_tasks(topology.tasks, base_folder(topology))
     except LBError as error:
@@ -315,17 +249,18 @@ def run_worker(
     by_any_name = dict(tasks)
     for task in tasks.values():
         by_any_name.update(dict.fromkeys(task.aliases, task))
-    server = WorkerServer(topology, worker, by_any_name, current)
+    server = WorkerServer(topology, worker, by_any_name, shared, slot)
+    server.capture = capture
     greeting = {
         "name": worker.name,
         "pid": os.getpid(),
         "tasks": [task.describe() for task in tasks.values()],
     }
-    side = SideThread(server, greeting, listener, leash, worker.cpus)
+    side = SideThread(server, greeting, listener, leash, worker.cpus, key)
     signal.signal(signal.SIGTERM, lambda *_: server.stop())
     side.start()
     logger.info("pid {}, {} tasks, listening on {}", os.getpid(), len(tasks), worker.address)
     leash.sendall(b'{"event":"ready"}\n')
-    server.serve(capture)
+    server.serve()
     logger.info("stopped")
     return 0

@@ -1,7 +1,8 @@
 """A worker's side thread: everything that must go on while a task holds the main thread.
 
-It accepts the broker's connections, reports CPU figures, gives back requests that have not begun,
-sends finished answers that wait too long, and ends the process when the supervisor is gone.
+It accepts the broker's connections and greets, reports CPU figures, gives back requests that have
+not begun, has cancelled ones end, sends finished answers that wait too long, and ends the process
+when the supervisor is gone.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+import psutil
 from loguru import logger
 
 from lbcore.core.errors import ProtocolError
@@ -24,9 +26,11 @@ from lbcore.core.frames import (
     FrameBuffer,
     Kind,
     control_frame,
-    decode_body,
 )
+from lbcore.core.handshake import HANDSHAKE_S, NONCE_BYTES, Responder
+from lbcore.core.refusals import RefusalLog
 
+from .acceptor import Acceptor
 from .cpu import CpuProbe
 
 if TYPE_CHECKING:
@@ -39,6 +43,10 @@ REPORT_S: Final = 0.5
 REPORT_BUSY_S: Final = 2.0
 #: how often it looks for answers that wait behind a long task, while it has work
 FLUSH_CHECK_S: Final = 0.01
+#: this thread is never quiet for so long, unless it did not get to run
+STALL_S: Final = 1.0
+#: connections that have not proven themselves, at once; a broker makes two
+STRANGERS_MAX: Final = 32
 #: a greeting or a control frame is read in one piece
 READ_BYTES: Final = 1 << 16
 
@@ -53,48 +61,107 @@ class SideThread(threading.Thread):
         listener: socket.socket,
         leash: socket.socket,
         cpus: Sequence[int],
+        key: bytes,
     ) -> None:
+        """``key`` is that of the workers: a broker has to prove that it knows it."""
         super().__init__(name="side", daemon=True)
         self._server = server
-        self._welcome = {"lb": PROTOCOL_VERSION, "role": "worker", **greeting}
+        self._greeting = greeting
         self._listener = listener
         self._leash = leash
         self._leash_rest = b""
         self._probe = CpuProbe(os.getpid(), tuple(cpus))
         self._selector = selectors.DefaultSelector()
+        self._keys = {"broker": key}
+        #: connections that have not proven themselves, oldest first, and when they have to have
+        self._strangers: dict[socket.socket, tuple[Responder, float]] = {}
+        self._refusals = RefusalLog(lambda text: logger.warning("{}", text))
+        self._acceptor = Acceptor(listener, self._refuse)
         self._peers: dict[socket.socket, FrameBuffer] = {}
         self._controls: list[socket.socket] = []
 
     def run(self) -> None:
         """Wait, serve whoever is there, report; for ever."""
-        self._listener.setblocking(False)
         self._leash.setblocking(False)
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         self._selector.register(self._leash, selectors.EVENT_READ, self._obey)
-        report_at = busy_at = monotonic()
-        replies = self._server.replies
+        report_at = busy_at = now = monotonic()
+        server = self._server
         while True:
-            now = monotonic()
-            if now >= report_at and (now >= busy_at or not self._server.is_busy()):
+            before, now = now, monotonic()
+            if now - before > STALL_S:
+                # a task held the GIL, or we were stopped: what strangers sent may be there unread
+                for peer, (responder, until) in self._strangers.items():
+                    self._strangers[peer] = (responder, until + now - before)
+            if now >= report_at and (now >= busy_at or not server.is_busy()):
                 self._report(now)
                 busy_at = now + REPORT_BUSY_S
             if now >= report_at:
                 report_at = now + REPORT_S
-            pause_s = FLUSH_CHECK_S if replies.frames else report_at - now
+                self._refusals.flush()
+            soon = server.repeat_interrupts() or server.has_answers
+            pause_s = FLUSH_CHECK_S if soon else report_at - now
+            if self._strangers:
+                pause_s = min(pause_s, self._close_late(now))
             for key, _ in self._selector.select(max(0.0, pause_s)):
                 key.data(key.fileobj)
-            self._server.flush_overdue(FLUSH_CHECK_S)
+            server.flush_overdue(FLUSH_CHECK_S)
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, _: socket.socket) -> None:
+        peer = self._acceptor.accept()
+        if peer is None:
+            return
+        if len(self._strangers) >= STRANGERS_MAX:
+            self._refuse_stranger(next(iter(self._strangers)), "too many that prove nothing")
+        responder = Responder(self._keys, os.urandom(NONCE_BYTES))
+        self._strangers[peer] = (responder, monotonic() + HANDSHAKE_S)
+        self._selector.register(peer, selectors.EVENT_READ, self._read_stranger)
+
+    def _close_late(self, now: float) -> float:
+        """Close strangers whose time is over; seconds until that of the next one is."""
+        while self._strangers:
+            peer, (_, until) = next(iter(self._strangers.items()))
+            if until > now:
+                return until - now
+            self._refuse_stranger(peer, "no greeting in time")
+        return HANDSHAKE_S
+
+    def _refuse(self, reason: str) -> None:
+        self._refusals.note(f"connection refused: {reason}", monotonic())
+
+    def _refuse_stranger(self, peer: socket.socket, reason: str) -> None:
+        self._refuse(reason)
+        del self._strangers[peer]
+        self._selector.unregister(peer)
+        peer.close()
+
+    def _read_stranger(self, peer: socket.socket) -> None:
+        if peer not in self._strangers:
+            return  # refused in this very turn
+        responder, _ = self._strangers[peer]
         try:
-            peer, _ = listener.accept()
-        except OSError:
-            return  # it gave up meanwhile
-        peer.setblocking(False)
-        if peer.family != socket.AF_UNIX:
-            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._peers[peer] = FrameBuffer(CONTROL_BYTES_MAX)
-        self._selector.register(peer, selectors.EVENT_READ, self._read)
+            data = peer.recv(READ_BYTES)
+            if not data:
+                raise ProtocolError("it left before it proved anything")
+            answer = responder.feed(data)
+            if answer:
+                # into the empty buffer of a new connection: never blocks
+                peer.send(answer)
+            if responder.done:
+                if responder.rest:
+                    raise ProtocolError("a request before this side said welcome")
+                del self._strangers[peer]
+                self._selector.modify(peer, selectors.EVENT_READ, self._read)
+                self._peers[peer] = FrameBuffer(CONTROL_BYTES_MAX)
+                self._greet(peer, responder.hello)
+        except BlockingIOError:
+            return
+        except (OSError, ProtocolError) as error:
+            if peer in self._strangers:
+                self._refuse_stranger(peer, str(error))
+            else:
+                self._refuse(str(error))
+                self._drop(peer)
 
     def _read(self, peer: socket.socket) -> None:
         try:
@@ -107,24 +174,19 @@ class SideThread(threading.Thread):
             self._drop(peer)
             return
         try:
-            for kind, _, body in self._peers[peer].feed(data):
+            for kind, request_id, _ in self._peers[peer].feed(data):
+                self._take_frame(peer, kind, request_id)
                 if peer not in self._peers:
-                    raise ProtocolError("a request before this side said welcome")
-                self._take_frame(peer, kind, body)
+                    break  # it went away
         except ProtocolError as error:
-            logger.warning("connection refused: {}", error)
+            self._refuse(str(error))
             self._drop(peer)
 
-    def _take_frame(self, peer: socket.socket, kind: int, body: bytes) -> None:
-        if kind == Kind.HELLO and peer not in self._controls:
-            hello = decode_body(body)
-            if not isinstance(hello, dict) or hello.get("role") != "broker":
-                raise ProtocolError("only a broker talks to a worker")
-            if hello.get("lb") != PROTOCOL_VERSION:
-                raise ProtocolError(f"protocol version {hello.get('lb')!r:.20}")
-            self._greet(peer, hello)
-        elif kind == Kind.RECALL and peer in self._controls[-1:]:
-            self._send(peer, control_frame(Kind.RECALLED, self._recall()))
+    def _take_frame(self, peer: socket.socket, kind: int, request_id: int) -> None:
+        if kind == Kind.RECALL and peer in self._controls[-1:]:
+            self._send(peer, control_frame(Kind.RECALLED, self._server.recall()))
+        elif kind == Kind.CANCEL and peer in self._controls[-1:]:
+            self._server.cancel(request_id)
         else:
             raise ProtocolError(f"a frame of kind {kind} out of place")
 
@@ -138,39 +200,19 @@ class SideThread(threading.Thread):
             )
             self._controls.append(peer)
             return
-        # from here on the main thread has it, and says welcome as soon as it is free to work for it
+        # from here on it is the main thread's to read
         self._selector.unregister(peer)
         del self._peers[peer]
-        peer.setblocking(True)
-        if _has_ended(self._server.connection):
-            # what an earlier broker sent and nobody began is no longer wanted
-            self._server.queue.waiting.clear()
-        self._server.connections.put((peer, number, control_frame(Kind.WELCOME, self._welcome)))
-
-    def _recall(self) -> list[int]:
-        """Requests that have not begun, those still in the connection's buffer included."""
-        server = self._server
-        # when the main thread is reading, there is nothing left to read here
-        if not server.reading.acquire(blocking=False):
-            return server.queue.recall()
-        try:
-            connection = server.connection
-            while connection is not None:
-                try:
-                    data = connection.recv(READ_BYTES, socket.MSG_DONTWAIT)
-                except BlockingIOError:
-                    break
-                if not data:
-                    break
-                server.feed(data)
-        except (OSError, ProtocolError):
-            logger.debug("the broker went away during a recall")
-        finally:
-            server.reading.release()
-        return server.queue.recall()
+        lease = hello.get("lease")
+        self._server.adopt(peer, number, lease if isinstance(lease, int) else None, self._greeting)
 
     def _report(self, now: float) -> None:
-        figures = self._probe.sample(now)
+        try:
+            figures = self._probe.sample(now)
+        except (OSError, psutil.Error) as error:
+            # no descriptor left to read them with, say: the supervisor looks from outside
+            self._refusals.note(f"no CPU figures: {error}", now)
+            return
         frame = control_frame(Kind.REPORT, figures)
         for peer in list(self._controls):
             self._send(peer, frame)
@@ -204,17 +246,8 @@ class SideThread(threading.Thread):
             os._exit(1)
         *lines, self._leash_rest = (self._leash_rest + data).split(b"\n")
         for line in lines:
-            if msgspec.json.decode(line).get("event") == "stop":
+            order = msgspec.json.decode(line)
+            if order.get("event") == "stop":
                 self._server.stop()
-
-
-def _has_ended(connection: socket.socket | None) -> bool:
-    """Whether the other side of a connection is known to be gone."""
-    if connection is None:
-        return False
-    try:
-        return not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
+            elif order.get("event") == "settings":
+                self._server.change_settings(order)

@@ -216,6 +216,10 @@ class FakeBroker:
     #: (host, port, path) of every connection
     connections: list[tuple[str, int, str | None]] = field(default_factory=list)
     explained: list[Any] = field(default_factory=list)
+    #: (action, wanted) -> answer; an exception is raised
+    quarantined: dict[tuple[str, Any], Any] = field(default_factory=dict)
+    #: (action, wanted) of every question about the quarantine
+    asked: list[tuple[str, Any]] = field(default_factory=list)
     closed: int = 0
 
     def install(self, monkeypatch: pytest.MonkeyPatch | None = None) -> FakeBroker:
@@ -248,13 +252,16 @@ def _client_class(broker: FakeBroker) -> type:
             *,
             path: str | None = None,
             connect_timeout: float = 5.0,
+            **_: Any,
         ) -> None:
             if broker.absent:
                 raise BrokerUnavailable("connection refused")
             broker.connections.append((host, port, path))
 
         @classmethod
-        def from_topology(cls, topology: Topology, *, connect_timeout: float = 5.0) -> Client:
+        def from_topology(
+            cls, topology: Topology, *, connect_timeout: float = 5.0, **_: Any
+        ) -> Client:
             address = topology.broker
             return cls(address.host, address.port, path=address.path)
 
@@ -273,6 +280,18 @@ def _client_class(broker: FakeBroker) -> type:
         def explain(self, ids: Sequence[int] | None = None, *, last: int = 10) -> Any:
             broker.explained.append(last if ids is None else list(ids))
             return broker.decisions
+
+        def quarantine(self, action: str = "ls", wanted: Any = None) -> Any:
+            broker.asked.append((action, wanted))
+            answer = broker.quarantined.get((action, wanted))
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        def call(self, task: str, /, *arguments: Any, **keywords: Any) -> Any:
+            given = {"positional": list(arguments)} if arguments else keywords
+            broker.sent.append((task, given))
+            return broker.answer(0, task, given).value()
 
         def close(self) -> None:
             broker.closed += 1

@@ -154,7 +154,7 @@ def test_json_of_a_wrong_topology(run_check: Any) -> None:
         "line": 2,
         "key": "broker.prot",
         "message": "unknown key; did you mean `port`?",
-        "expected": "one of host, port, path",
+        "expected": "one of host, port, path, tls",
         "found": "'prot'",
         "nearest": "port",
     }

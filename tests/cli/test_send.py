@@ -62,16 +62,41 @@ def failing(*errors: RequestError) -> Answer:
 def test_one_request_is_the_default(broker: FakeBroker) -> None:
     assert send("--task", "sort") == 0
     assert broker.sent == [("sort", None)]
-    assert broker.options == {"window": 1000, "timeout": None, "rate": None, "explain": False}
+    assert broker.options == {
+        "window": 1000,
+        "timeout": None,
+        "rate": None,
+        "priority": 0,
+        "retry_busy": False,
+        "durable": False,
+        "explain": False,
+    }
     assert broker.closed == 1
 
 
 def test_every_option_arrives(broker: FakeBroker) -> None:
     options = ["--n", "4", "--size", "9", "--args", '{"seed": 3}', "--window", "2"]
-    options += ["--rate", "5000", "--timeout", "2.5"]
+    options += [
+        "--rate",
+        "5000",
+        "--timeout",
+        "2.5",
+        "--priority",
+        "-3",
+        "--retry-busy",
+        "--durable",
+    ]
     assert send("--task", "sort", *options) == 0
     assert broker.sent == [("sort", {"seed": 3, "size": 9})] * 4
-    assert broker.options == {"window": 2, "timeout": 2.5, "rate": 5000.0, "explain": False}
+    assert broker.options == {
+        "window": 2,
+        "timeout": 2.5,
+        "rate": 5000.0,
+        "priority": -3,
+        "retry_busy": True,
+        "durable": True,
+        "explain": False,
+    }
 
 
 def test_a_mix_is_sent_in_the_order_of_its_seed(broker: FakeBroker) -> None:
@@ -201,6 +226,7 @@ def test_json_has_exactly_the_keys_of_its_description(
         "n",
         "ok",
         "failed",
+        "cancelled",
         "errors",
         "seconds",
         "throughput",

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from lbcore.cli.live import live_line, process_table
-from lbcore.cli.up import with_workers
+from lbcore.core.plan import with_workers
 from lbcore.core.topology import Address, Topology, WorkerConfig
 from lbcore.shell.state import ProcessState, SystemState
 from tests.shell.systems import MARK, PATIENCE_S, SCRIPT, System, wait_until

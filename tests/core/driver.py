@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from lbcore.core.actions import (
     Action,
+    CancelRequest,
     CloseClient,
     CloseWorker,
     Control,
+    Drained,
+    LookUp,
     Note,
     Recall,
+    ReplaceWorker,
     ToClient,
     ToWorker,
+    Write,
 )
 from lbcore.core.broker import Broker
 from lbcore.core.frames import (
@@ -34,79 +39,12 @@ from lbcore.core.frames import (
     request_frame,
 )
 from lbcore.core.status import answer_control
-from lbcore.core.topology import Address, Limits, PolicyConfig, Topology, WorkerConfig
+from lbcore.core.topology import Limits, PolicyConfig, WorkerConfig
+from tests.core.nouns import START_S, TASKS, Answer, Held, Spec, spec, topology, weighted
 
-#: seconds on the virtual clock at which every test begins
-START_S = 1000.0
+from .virtual_store import VirtualStore
 
-Spec = Mapping[str, Any]
-
-
-def spec(name: str, cost: float = 1.0, **more: Any) -> dict[str, Any]:
-    """What a worker says of a task."""
-    return {"name": name, "aliases": [], "cost": cost, **more}
-
-
-#: what the workers of a test can run unless it says otherwise
-TASKS: tuple[Spec, ...] = (
-    spec("short", 0.5, aliases=["Short"]),
-    spec("long", 10.0),
-    spec("tiny", 1e-6),
-    spec("frail", 0.5, idempotent=False),
-)
-
-
-class Held(NamedTuple):
-    """A request that a virtual worker has received and not answered."""
-
-    id: int
-    task: int
-    body: bytes
-    flags: int
-
-
-class Answer(NamedTuple):
-    """A reply frame that a virtual client has received."""
-
-    id: int
-    status: int
-    body: bytes
-    task: int
-    worker: int
-    service_s: float
-
-    @property
-    def error(self) -> dict[str, Any]:
-        """The body of an answer that is an error."""
-        value = decode_body(self.body)
-        assert isinstance(value, dict), value
-        return value
-
-
-def weighted(*weights: float, **more: Any) -> list[WorkerConfig]:
-    """Workers of these declared weights."""
-    return [
-        WorkerConfig(name=f"worker-{number + 1}", weight=weight, **more)
-        for number, weight in enumerate(weights)
-    ]
-
-
-def topology(
-    workers: int | Sequence[WorkerConfig] = 2,
-    policy: str | PolicyConfig = "least_load",
-    limits: Limits | None = None,
-    concurrency: int = 1,
-) -> Topology:
-    """A topology of that many equal workers, or of these."""
-    if isinstance(workers, int):
-        workers = weighted(*[1.0] * workers, concurrency=concurrency)
-    return Topology(
-        name="tested",
-        broker=Address(port=8000),
-        workers=tuple(workers),
-        policy=PolicyConfig(name=policy) if isinstance(policy, str) else policy,
-        limits=limits or Limits(),
-    )
+__all__ = ["START_S", "TASKS", "Answer", "Driver", "Held", "spec", "topology", "weighted"]
 
 
 class Driver:
@@ -123,20 +61,27 @@ class Driver:
         seed: int = 0,
         join: bool = True,
         check: bool = True,
+        **more: Any,
     ) -> None:
         self.now = START_S
         self.tasks = tasks
         self.broker = Broker(
-            topology(workers, policy, limits, concurrency), random.Random(seed), self.now
+            topology(workers, policy, limits, concurrency), random.Random(seed), self.now, **more
         )
         self.ledger = self.broker.ledger
         self.fleet = self.ledger.fleet
         self.checked = check
+        #: worker number -> how many processes of it have died
+        self.lives: dict[int, int] = defaultdict(int)
+        self.cancels: list[tuple[int, int]] = []
+        self.replacements: list[ReplaceWorker] = []
+        #: the last WELCOME of each client
+        self.welcomes: dict[int, dict[str, Any]] = {}
         #: worker number -> the requests it holds, in the order in which they came
         self.held: dict[int, list[Held]] = defaultdict(list)
         #: client number -> its answers, in the order in which they came
         self.answers: dict[int, list[Answer]] = defaultdict(list)
-        #: (worker number, request id) of everything that was ever sent to a worker
+        #: (worker number, request id) of everything that was sent to a worker
         self.sent: list[tuple[int, int]] = []
         self.numbers: dict[str, int] = {}
         self.sequence: dict[int, int] = defaultdict(int)
@@ -144,6 +89,13 @@ class Driver:
         self.controls: list[Control] = []
         self.notes: list[Note] = []
         self.closed: list[CloseClient | CloseWorker] = []
+        #: workers of which the broker said that they have nothing left
+        self.drained: list[int] = []
+        #: what clients were told of workers
+        self.news: list[dict[str, Any]] = []
+        self.disk = VirtualStore()
+        self.told: dict[int, list[Any]] = defaultdict(list)
+        self.accepted: list[tuple[int, int]] = []  # (client, id) of durable requests
         if join:
             for number in range(len(self.fleet.workers)):
                 self.join(number)
@@ -162,12 +114,27 @@ class Driver:
                     self.recalls.append(number)
                 case Control():
                     self.controls.append(action)
+                case Write() | LookUp():
+                    self.disk.orders.append(action)
+                case CancelRequest(worker=number, request_id=request_id):
+                    self.cancels.append((number, request_id))
+                case ReplaceWorker():
+                    self.replacements.append(action)
                 case Note():
                     self.notes.append(action)
+                case Drained(worker=number):
+                    self.drained.append(number)
                 case CloseClient() | CloseWorker():
                     self.closed.append(action)
         if self.checked:
             self.check()
+        if self.disk.works:
+            self.let_store()
+
+    def let_store(self) -> None:
+        """The disk does what it was asked for."""
+        while self.disk.orders:
+            self.perform(self.broker.stored(self.disk.next_event(), self.now))
 
     def _to_worker(self, number: int, data: bytes) -> None:
         offset = 0
@@ -194,8 +161,17 @@ class Driver:
                 self.answers[number].append(
                     Answer(request_id, status, body, task, worker, service_s)
                 )
+            elif kind == Kind.WORKERS:
+                self.news.append(decode_body(body))
+            elif kind == Kind.ACCEPTED:
+                count = REQUEST_HEADER.unpack_from(data, offset)[5]
+                self.accepted += [(number, request_id + each) for each in range(count)]
+            elif kind == Kind.CONTROL_REPLY:
+                self.told[number].append(decode_body(body))
             else:
                 message = decode_body(body)
+                if kind == Kind.WELCOME:
+                    self.welcomes[number] = message
                 self.numbers = message["tasks"] if kind == Kind.WELCOME else message
             offset += HEADER_BYTES + size
         assert offset == len(data), "the broker cut a frame in two"
@@ -205,19 +181,56 @@ class Driver:
         self.ledger.check()
         for worker in self.fleet.workers:
             ours = [held.id for held in self.held[worker.number]]
-            assert list(worker.inflight) == ours, worker.name
+            marking = self.ledger.durable.marking
+            sent = [request_id for request_id in worker.inflight if request_id not in marking]
+            assert sent == ours, worker.name
 
     # ---- workers -------------------------------------------------------------------------------
 
-    def join(self, number: int, tasks: Sequence[Spec] | None = None) -> None:
-        """A worker connects and greets."""
-        hello = {"pid": 100 + number, "tasks": [dict(task) for task in tasks or self.tasks]}
-        self.perform(self.broker.worker_joined(number, hello, self.now))
+    def pid(self, number: int) -> int:
+        """The worker's present process."""
+        return 100 + number + 1000 * self.lives[number]
 
-    def lose(self, number: int, running: int | None = None) -> None:
-        """A worker's connection breaks; ``running`` is what it ran, as far as that is known."""
-        self.held[number].clear()
+    def join(
+        self,
+        number: int,
+        tasks: Sequence[Spec] | None = None,
+        running: Sequence[tuple[int, str]] = (),
+    ) -> None:
+        """A worker connects and greets; ``running`` is what it has begun for another connection."""
+        hello = {
+            "pid": self.pid(number),
+            "tasks": [dict(task) for task in tasks or self.tasks],
+            "running": [list(pair) for pair in running],
+        }
+        actions = self.broker.worker_joined(number, hello, self.now)
+        for request_id, name in running:
+            # what it is not sent it has already
+            task = self.ledger.tasks.numbers.get(name, 0)
+            if request_id in self.fleet.workers[number].inflight:
+                self.held[number].append(Held(request_id, task, b"", 0))
+        self.perform(actions)
+
+    def cut(self, number: int, running: Collection[int] | None = None) -> list[Held]:
+        """A worker's connection breaks; ``running`` is what it ran, as far as that is known.
+
+        Returns what it held.
+        """
+        held, self.held[number] = self.held[number], []
         self.perform(self.broker.worker_lost(number, self.now, running))
+        return held
+
+    def die(self, number: int, **death: Any) -> None:
+        """The supervisor says how a worker's process ended; its next one has another pid."""
+        how = {"exit": "signal 9 (SIGKILL)", "signal": 9, "code": None, **death}
+        name, pid = self.fleet.workers[number].name, self.pid(number)
+        self.lives[number] += 1
+        self.perform(self.broker.worker_died(name, {"pid": pid, **how}, self.now))
+
+    def lose(self, number: int, running: Collection[int] | None = None, **death: Any) -> None:
+        """A worker's process dies, and everybody hears of it."""
+        self.cut(number, running)
+        self.die(number, **death)
 
     def replies(
         self,
@@ -282,15 +295,28 @@ class Driver:
 
     # ---- clients -------------------------------------------------------------------------------
 
-    def client(self, name: str = "client") -> int:
+    def client(self, name: str = "client", resume: int = 0) -> int:
         """A client connects; returns its number."""
-        number, actions = self.broker.client_joined(name)
+        number, actions = self.broker.client_joined(name, self.now, resume)
         self.perform(actions)
         return number
 
     def leave(self, number: int) -> None:
-        """A client's connection ends."""
+        """A client says farewell."""
         self.perform(self.broker.client_left(number, self.now))
+
+    def pause(self, number: int, paused: bool) -> None:
+        """A client does not take its answers, or does so again."""
+        self.perform(self.broker.client_paused(number, paused, self.now))
+
+    def vanish(self, number: int) -> None:
+        """A client's connection breaks."""
+        self.perform(self.broker.client_lost(number, self.now))
+
+    def cancel(self, request_id: int) -> None:
+        """A client takes a request back."""
+        client = request_id >> 32
+        self.from_client(client, control_frame(Kind.CANCEL, None, request_id))
 
     def request(
         self, client: int, task: str | int = "short", body: bytes = b"", **more: int
@@ -318,7 +344,7 @@ class Driver:
         self.from_client(client, control_frame(Kind.CONTROL, message, 7))
         request = self.controls.pop()
         assert (request.client, request.request_id) == (client, 7)
-        return answer_control(self.broker, decode_body(request.body), self.now)["ok"]
+        return answer_control(self.broker, decode_body(request.body), self.now, "admin")["ok"]
 
     def statuses(self, client: int) -> list[int]:
         """The statuses of a client's answers so far."""
@@ -352,10 +378,20 @@ class Driver:
         """Nothing waits, nothing runs, and no side table remembers a request."""
         ledger = self.ledger
         assert (ledger.queue.count, ledger.queue.bytes, ledger.in_flight) == (0, 0, 0)
+        assert ledger.idle
         assert not ledger.attempts
+        assert not ledger.died_under
         assert not ledger.timed
+        assert not ledger.grace
+        assert not ledger.revived
+        assert not ledger.adopted
+        assert not any(worker.solo for worker in self.fleet.workers)
         assert not ledger.answered
         assert not ledger.loaded
         assert not ledger.recalled
+        assert not ledger.spared
+        assert not ledger.durable.open
+        assert ledger.durable.is_idle
+        assert not self.disk.requests
         assert all(client.in_flight == 0 for client in ledger.clients.values())
         assert all(not worker.counts for worker in self.fleet.workers)

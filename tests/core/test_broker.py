@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from lbcore.core.actions import CloseClient
 from lbcore.core.errors import Status
-from lbcore.core.frames import HEADER_BYTES, Flag, Kind, control_frame, request_frame
+from lbcore.core.frames import (
+    CONTROL_BYTES_MAX,
+    HEADER_BYTES,
+    Flag,
+    Kind,
+    control_frame,
+    request_frame,
+)
 from lbcore.core.topology import Limits
 from tests.core.driver import Driver
 
@@ -245,7 +252,7 @@ def test_too_large_a_request_is_refused_and_skipped(drive: Drive) -> None:
         bytes(HEADER_BYTES),
         b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
         request_frame(1, 0)[:4] + b"\xff" * 40,
-        control_frame(Kind.CONTROL, bytes(5000)),
+        control_frame(Kind.CONTROL, bytes(CONTROL_BYTES_MAX)),
     ],
 )
 def test_a_client_that_breaks_the_protocol_is_closed_alone(drive: Drive, data: bytes) -> None:

@@ -66,6 +66,43 @@ def test_the_queue_is_bounded_in_bytes_too(drive: Drive) -> None:
     assert len(driver.answers[client]) == 90
 
 
+# ---- bounds per client -------------------------------------------------------------------------
+
+
+def test_one_client_cannot_fill_the_queue_for_all(drive: Drive) -> None:
+    driver = drive(workers=1, limits=Limits(queue=100, client_queue=10))
+    greedy, other = driver.client(), driver.client()
+    driver.send(greedy, "short", 200)
+    assert driver.statuses(greedy) == [Status.BUSY] * 190
+    message = driver.answers[greedy][0].error["message"]
+    assert message == "10 requests of this client wait already (limits.client_queue: 10)"
+    driver.send(other, "short", 5)
+    assert driver.answers[other] == []
+    driver.send(other, "short", 6)
+    assert driver.statuses(other) == [Status.BUSY]
+    driver.finish()
+    assert driver.statuses(other).count(Status.OK) == 10
+
+
+def test_the_bytes_of_one_client_are_bounded_too(drive: Drive) -> None:
+    driver = drive(workers=1, limits=Limits(client_queue_bytes=10_000))
+    greedy, other = driver.client(), driver.client()
+    ids = driver.send(greedy, "short", 100, body=bytes(1000 - 24))
+    assert driver.answered_ids(greedy) == ids[10:]
+    assert "(limits.client_queue_bytes: 10000)" in driver.answers[greedy][0].error["message"]
+    driver.send(other, "short", 10, body=bytes(1000 - 24))
+    assert driver.answers[other] == []
+
+
+def test_a_full_queue_is_full_for_all(drive: Drive) -> None:
+    driver = drive(workers=1, limits=Limits(queue=15, client_queue=10))
+    one, other = driver.client(), driver.client()
+    driver.send(one, "short", 10)
+    driver.send(other, "short", 10)
+    assert len(driver.answers[other]) == 4, "one of the first ten runs"
+    assert "(limits.queue: 15)" in driver.answers[other][0].error["message"]
+
+
 # ---- stopping ----------------------------------------------------------------------------------
 
 

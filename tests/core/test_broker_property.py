@@ -55,7 +55,13 @@ class BrokerMachine(RuleBasedStateMachine):
 
     def __init__(self, policy: str, concurrency: int) -> None:
         super().__init__()
-        limits = Limits(queue=40, queue_bytes=4000, frame_bytes=FRAME_BYTES, max_attempts=ATTEMPTS)
+        limits = Limits(
+            queue=40,
+            queue_bytes=4000,
+            client_queue=30,
+            frame_bytes=FRAME_BYTES,
+            max_attempts=ATTEMPTS,
+        )
         self.driver = Driver(
             WORKERS, policy, concurrency=concurrency, limits=limits, tasks=TASKS, join=False
         )
@@ -76,7 +82,7 @@ class BrokerMachine(RuleBasedStateMachine):
         self.driver.join(number, TASKS + more)
 
     def is_up(self, number: int) -> bool:
-        return self.driver.fleet.workers[number].position >= 0
+        return number in self.driver.ledger.buffers
 
     def count_deaths(self, number: int) -> None:
         concurrency = self.driver.fleet.workers[number].concurrency
@@ -105,8 +111,9 @@ class BrokerMachine(RuleBasedStateMachine):
                 st.sampled_from([0, 0, 1, 2, 2, 3, 3, 3, FRAIL, RARE, UNKNOWN]),
                 st.integers(1, 8),
                 st.sampled_from([0, 0, 0, 0, 1, 50, 1000]),
-                st.sampled_from([0, 0, 0, int(Flag.EXPLAIN), int(Flag.URGENT), 255]),
+                st.sampled_from([0, 0, 0, int(Flag.EXPLAIN), 2, 255 - int(Flag.DETACHED)]),
                 st.sampled_from([0, 1, 30, FRAME_BYTES, FRAME_BYTES + 1]),
+                st.sampled_from([0, 0, 0, 1, -1, 10, 127, -128]),
             ),
             min_size=1,
             max_size=4,
@@ -118,15 +125,25 @@ class BrokerMachine(RuleBasedStateMachine):
         """A read that ends anywhere, also in the middle of a frame."""
         client = data.draw(st.sampled_from(sorted(self.sent)))
         stream = self.rest[client]
-        for task, count, deadline_ms, flags, size in runs:
+        for task, count, deadline_ms, flags, size, priority in runs:
             for _ in range(count):
                 stream += self.driver.request(
-                    client, task, bytes(size), deadline_ms=deadline_ms, flags=flags
+                    client,
+                    task,
+                    bytes(size),
+                    deadline_ms=deadline_ms,
+                    flags=flags,
+                    priority=priority,
                 )
                 self.sent[client].append(client << 32 | self.driver.sequence[client])
         cut = len(stream) - keep if keep < len(stream) else len(stream)
         self.rest[client] = stream[cut:]
         self.driver.from_client(client, stream[:cut])
+
+    @rule(data=st.data(), paused=st.booleans())
+    @precondition(lambda self: self.sent)
+    def client_stops_reading_or_reads_again(self, data: st.DataObject, paused: bool) -> None:
+        self.driver.pause(data.draw(st.sampled_from(sorted(self.sent))), paused)
 
     @rule(data=st.data())
     @precondition(lambda self: len(self.sent) > 1)
@@ -219,10 +236,10 @@ class BrokerMachine(RuleBasedStateMachine):
     def nobody_idles_beside_a_queue(self) -> None:
         ledger = self.driver.ledger
         if ledger.policy.late_binding and ledger.queue.count and ledger.hold_until is None:
-            for index in range(ledger.queue.count):
-                run = ledger.queue.run_at(index)
-                if run is None:
-                    break
+            for run in ledger.queue.runs():
+                client = ledger.clients.get(run.client)
+                if client is not None and client.paused:
+                    continue
                 able = [worker for worker in ledger.fleet.ready if run.task in worker.tasks]
                 assert all(worker.pending >= worker.concurrency for worker in able)
 
@@ -242,6 +259,7 @@ class BrokerMachine(RuleBasedStateMachine):
         """Everybody comes back and finishes; then each request has its one answer."""
         driver = self.driver
         for client in self.sent:
+            driver.pause(client, False)
             driver.from_client(client, self.rest[client])
         driver.broker.drain()
         for number in range(WORKERS):

@@ -82,6 +82,8 @@ def topologies(draw: st.DrawFn) -> Topology:
             connections=draw(st.integers(1, 10**6)),
             max_attempts=draw(st.integers(1, 1000)),
             drain_s=draw(st.floats(0, 86400)),
+            cancel_grace_s=draw(st.floats(0, 86400)),
+            worker_memory=draw(st.just(0) | st.integers(1 << 20, 1 << 44)),
         ),
         source=SOURCE,
     )

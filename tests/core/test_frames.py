@@ -203,3 +203,12 @@ def test_a_body_is_one_msgpack_value_or_a_protocol_error(body: bytes) -> None:
 def test_bad_msgpack_is_a_protocol_error(body: bytes) -> None:
     with pytest.raises(ProtocolError, match="not valid msgpack"):
         decode_body(body)
+
+
+def test_a_frame_in_single_bytes_is_kept_in_few_objects() -> None:
+    frame = control_frame(Kind.CONTROL, bytes(50_000))
+    buffer = FrameBuffer(1 << 20)
+    for index in range(len(frame) - 1):
+        assert buffer.feed(frame[index : index + 1]) == []
+        assert len(buffer._chunks) < 8
+    assert buffer.feed(frame[-1:]) == [(Kind.CONTROL, 0, frame[HEADER_BYTES:])]

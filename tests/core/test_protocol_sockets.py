@@ -14,7 +14,7 @@ import pytest
 
 from lbcore.core.errors import ERRORS_BY_STATUS, Status
 from lbcore.core.frames import CPU_UNKNOWN, HEADER_BYTES, Flag, Kind
-from lbcore.shell.broker_connections import HELLO_BYTES_MAX
+from lbcore.core.handshake import HANDSHAKE_BYTES_MAX
 from tests.core import wire_spec
 from tests.core.test_protocol_vectors import PAGE, named
 from tests.core.wire_spec import make_frame, pack, read_frame, unpack
@@ -24,9 +24,9 @@ from tests.e2e.running import RunningSystem, connect
 class Session:
     """A client on a plain socket that has greeted."""
 
-    def __init__(self, peer: socket.socket) -> None:
+    def __init__(self, system: RunningSystem, peer: socket.socket, **hello: Any) -> None:
         self.peer = peer
-        peer.sendall(make_frame("HELLO", pack({"lb": 1, "role": "client", "name": "plain"})))
+        system.prove(peer, name="plain", **hello)
         frame = read_frame(peer)
         assert frame is not None
         assert frame[:6] == (wire_spec.KINDS["WELCOME"], 0, 0, 0, 0, 0)
@@ -48,9 +48,9 @@ class Session:
 
 
 @contextmanager
-def greeted(system: RunningSystem) -> Iterator[Session]:
+def greeted(system: RunningSystem, **hello: Any) -> Iterator[Session]:
     with connect(system.state().broker.address) as peer:
-        yield Session(peer)
+        yield Session(system, peer, **hello)
 
 
 def test_a_plain_socket_greets_and_calls_noop_and_echo(shared: RunningSystem) -> None:
@@ -153,15 +153,20 @@ def test_the_broker_answers_for_itself(shared: RunningSystem) -> None:
             assert control(nonsense)["error"]["kind"] == "BadRequest"
 
 
-HELLO = {"lb": 1, "role": "client"}
+HELLO = {"lb": wire_spec.VERSION, "role": "client", "nonce": bytes(16)}
 GREETINGS = {
     "not lb": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "no greeting": make_frame("REQUEST", id=1 << 32),
-    "another version": make_frame("HELLO", pack({**HELLO, "lb": 2})),
+    "another version": make_frame("HELLO", pack({**HELLO, "lb": 1})),
     "another role": make_frame("HELLO", pack({**HELLO, "role": "worker"})),
+    "the role of a broker": make_frame("HELLO", pack({**HELLO, "role": "broker"})),
+    "no nonce": make_frame("HELLO", pack({"lb": wire_spec.VERSION, "role": "client"})),
+    "a short nonce": make_frame("HELLO", pack({**HELLO, "nonce": bytes(15)})),
+    "a proof first": make_frame("PROOF", pack({"proof": bytes(32)})),
+    "more than a greeting": make_frame("HELLO", pack(HELLO)) + b"\0",
     "no map": make_frame("HELLO", pack("hello")),
     "no MessagePack": make_frame("HELLO", b"\xc1"),
-    "too large": make_frame("HELLO", bytes(HELLO_BYTES_MAX + 1))[: HEADER_BYTES + 1],
+    "too large": make_frame("HELLO", bytes(HANDSHAKE_BYTES_MAX + 1))[: HEADER_BYTES + 1],
 }
 LATER = {
     "a second greeting": make_frame("HELLO", pack(HELLO)),
@@ -199,6 +204,36 @@ def test_a_breach_later_gets_a_goodbye_and_disturbs_nobody(
         assert other.ask(other.request(1, "noop")).flags == 0
 
 
+def test_a_wrong_ticket_is_worth_nothing(shared: RunningSystem) -> None:
+    with greeted(shared) as first:
+        number, ticket = first.welcome["client"], first.welcome["ticket"]
+        assert first.welcome["resumed"] is False
+        wrong: list[Any] = [
+            {"client": number, "ticket": bytes(32)},
+            {"client": number + 1, "ticket": ticket},
+            {"client": number},
+            ["client", number],
+            None,
+        ]
+        for resume in wrong:
+            with greeted(shared, resume=resume) as stranger:
+                assert stranger.welcome["client"] != number
+                assert stranger.welcome["resumed"] is False
+        # still that of the first
+        assert first.ask(first.request(1, "noop")).flags == 0
+
+
+def test_who_shows_its_ticket_takes_the_place_of_what_was(shared: RunningSystem) -> None:
+    with greeted(shared) as first:
+        number, ticket = first.welcome["client"], first.welcome["ticket"]
+        with greeted(shared, resume={"client": number, "ticket": ticket}) as second:
+            assert second.welcome["client"] == number
+            assert second.welcome["resumed"] is True
+            assert second.welcome["ticket"] == ticket
+            assert read_frame(first.peer) is None
+            assert second.ask(second.request(2, "noop")).flags == 0
+
+
 def test_closing_the_sending_half_is_leaving(shared: RunningSystem) -> None:
     with greeted(shared) as session:
         session.peer.sendall(session.request(1, "sleep", pack({"seconds": 0.2})))
@@ -208,12 +243,12 @@ def test_closing_the_sending_half_is_leaving(shared: RunningSystem) -> None:
 
 def test_a_worker_greets_a_broker_and_reports(shared: RunningSystem) -> None:
     state = shared.state().workers[1]
-    hello = {"lb": 1, "role": "broker", "worker": 1, "channel": "control"}
     with connect(state.address) as control:
-        control.sendall(make_frame("HELLO", pack(hello)))
+        shared.prove(control, "broker", worker=1, channel="control")
         frame = read_frame(control)
         assert frame is not None
-        assert (frame.kind, unpack(frame.body)) == (Kind.WELCOME, {"lb": 1, "role": "worker"})
+        welcome = {"lb": wire_spec.VERSION, "role": "worker"}
+        assert (frame.kind, unpack(frame.body)) == (Kind.WELCOME, welcome)
         frame = read_frame(control)
         assert frame is not None
         assert frame.kind == wire_spec.KINDS["REPORT"]

@@ -26,25 +26,46 @@ from lbcore.core.frames import (
     Flag,
     FrameBuffer,
     Kind,
+    accepted_frame,
+    age_s_of,
     control_frame,
     decode_body,
+    priority_of,
     reply_frame,
     request_frame,
 )
+from lbcore.core.handshake import (
+    HANDSHAKE_BYTES_MAX,
+    HANDSHAKE_S,
+    Initiator,
+    Responder,
+    client_ticket,
+    role_key,
+)
+from lbcore.core.refusals import PROOFS_PER_S
 from lbcore.core.tasktable import TASKS_MAX
 from lbcore.core.topology import Address, Topology, WorkerConfig
 from lbcore.core.worker import ReplyBuffer, WorkerQueue
-from lbcore.shell.broker_connections import HELLO_BYTES_MAX, HELLO_S, WRITE_HIGH_BYTES
+from lbcore.shell.broker_connections import WRITE_HIGH_BYTES
+from lbcore.shell.door import STRANGERS_MAX
+from lbcore.shell.pace import BYTES_PER_S, FRAME_S
 from lbcore.shell.tasks import load_tasks
 from lbcore.shell.worker_side import REPORT_S
 from tests.core import wire_spec
 from tests.core.wire_spec import make_frame, pack, unpack
 
 PAGE = (Path(__file__).resolve().parent.parent.parent / "docs" / "protocol.md").read_text()
+
+
+def _with_bytes(message: dict[str, Any]) -> Any:
+    """JSON has no bytes: ``{"$bytes": hex}`` stands for them."""
+    return bytes.fromhex(message["$bytes"]) if set(message) == {"$bytes"} else message
+
+
 VECTORS: list[dict[str, Any]] = json.loads(
-    Path(__file__).with_name("frame_vectors.json").read_text()
+    Path(__file__).with_name("frame_vectors.json").read_text(), object_hook=_with_bytes
 )
-FIELDS = ("flags", "task", "id", "time", "worker", "cpu")
+FIELDS = ("flags", "task", "id", "time", "worker", "cpu", "priority", "age_ms")
 #: the client's number in the vectors
 CLIENT = 7
 
@@ -115,8 +136,12 @@ def test_the_flags_are_those_of_the_code() -> None:
 
 def test_the_numbers_are_those_of_the_code() -> None:
     limits = {row[0]: row[1] for row in table("| what | how much |")}
-    assert limits["body of a client's HELLO"] == f"{HELLO_BYTES_MAX:,} bytes"
-    assert limits["time until a client's HELLO is complete"] == f"{HELLO_S:g} s"
+    assert limits["body of a frame of the handshake"] == f"{HANDSHAKE_BYTES_MAX:,} bytes"
+    assert limits["time of the handshake"] == f"{HANDSHAKE_S:g} s"
+    assert limits["connections that have proven nothing"].startswith(f"{STRANGERS_MAX} ")
+    assert limits["wrong proofs of one peer"] == f"{PROOFS_PER_S} a second"
+    pace = f"{FRAME_S:g} s, or longer at {BYTES_PER_S // 1024} KiB/s"
+    assert limits["time until a frame of a client is whole"] == pace
     assert limits["frames on *control*, and a worker's WELCOME"] == f"{CONTROL_BYTES_MAX >> 20} MiB"
     assert limits["answers that a client has not read"] == f"{WRITE_HIGH_BYTES >> 20} MiB"
     assert limits["names of tasks"] == f"{TASKS_MAX:,}"
@@ -129,7 +154,7 @@ def test_the_numbers_are_those_of_the_code() -> None:
 
 @by_name
 def test_the_vector_is_what_the_page_says(vector: dict[str, Any]) -> None:
-    fields = {key: vector[key] for key in FIELDS}
+    fields = {key: vector[key] for key in FIELDS if key in vector}
     assert make_frame(vector["kind"], body_of(vector), **fields).hex() == vector["hex"]
     if "message" in vector:
         assert unpack(body_of(vector)) == vector["message"]
@@ -145,6 +170,8 @@ def test_the_code_writes_the_vector(vector: dict[str, Any]) -> None:
                 body_of(vector),
                 flags=vector["flags"],
                 deadline_ms=vector["time"],
+                priority=vector.get("priority", 0),
+                age_ms=vector.get("age_ms", 0),
             )
         case "REPLY":
             written = reply_frame(
@@ -156,6 +183,8 @@ def test_the_code_writes_the_vector(vector: dict[str, Any]) -> None:
                 worker=vector["worker"],
                 cpu=vector["cpu"],
             )
+        case "ACCEPTED":
+            written = accepted_frame(vector["id"], vector["time"], vector["flags"])
         case kind:
             written = control_frame(Kind[kind], vector["message"], vector["id"])
     assert written.hex() == vector["hex"]
@@ -170,6 +199,9 @@ def test_the_code_reads_the_vector(vector: dict[str, Any]) -> None:
     assert [flags, task, request_id, time] == [vector[key] for key in FIELDS[:4]]
     if vector["kind"] == "REPLY":
         assert rest == [vector["worker"], vector["cpu"]]
+    else:
+        assert priority_of(data) == vector.get("priority", 0)
+        assert age_s_of(data) == vector.get("age_ms", 0) / 1000
     # in two pieces, wherever the stream is cut
     for cut in range(len(data)):
         buffer = FrameBuffer(len(data))
@@ -177,6 +209,39 @@ def test_the_code_reads_the_vector(vector: dict[str, Any]) -> None:
         assert frames == [(kind, request_id, data[HEADER_BYTES:])]
     if "message" in vector:
         assert decode_body(data[HEADER_BYTES:]) == vector["message"]
+
+
+SECRET = bytes(range(32))
+
+
+@pytest.mark.parametrize(
+    ("session", "owner", "role"),
+    [
+        ("client", "client", "client"),
+        ("requests", "worker", "broker"),
+        ("control", "worker", "broker"),
+    ],
+)
+def test_the_handshake_is_the_one_of_the_vectors(session: str, owner: str, role: str) -> None:
+    hello = dict(named(f"{session}_hello")["message"])
+    nonce, key = hello.pop("nonce"), role_key(SECRET, owner)
+    assert key == wire_spec.key_of(SECRET, owner)
+    del hello["lb"]
+    initiator = Initiator(key, hello, nonce)
+    responder = Responder({role: key}, named(f"{session}_challenge")["message"]["nonce"])
+    assert initiator.greeting == bytes_of(f"{session}_hello")
+    challenge = responder.feed(initiator.greeting)
+    assert challenge == bytes_of(f"{session}_challenge")
+    proof = initiator.feed(challenge)
+    assert proof == bytes_of(f"{session}_proof")
+    assert responder.feed(proof) == b""
+    assert initiator.done
+    assert responder.done
+
+
+def test_the_example_of_the_page_names_its_keys() -> None:
+    assert f"`{role_key(SECRET, 'client').hex()}`" in PAGE
+    assert client_ticket(SECRET, CLIENT) != client_ticket(SECRET, CLIENT + 1)
 
 
 def make_broker() -> Broker:
@@ -188,7 +253,7 @@ def make_broker() -> Broker:
     )
     broker = Broker(topology, random.Random(0), 0.0)
     for _ in range(1, CLIENT):
-        broker.client_joined("somebody else")
+        broker.client_joined("somebody else", 0.0)
     names = ("one", "two", "three", "noop", "echo")
     broker.worker_joined(0, {"pid": 1, "tasks": [{"name": name} for name in names]}, 0.0)
     return broker
@@ -196,7 +261,7 @@ def make_broker() -> Broker:
 
 def test_frames_pass_through_the_broker_without_a_byte_changed() -> None:
     broker = make_broker()
-    number, actions = broker.client_joined("demo")
+    number, actions = broker.client_joined("demo", 0.0)
     assert number == CLIENT
     assert [type(action) for action in actions] == [ToClient]
     requests = [bytes_of("request_noop"), bytes_of("request_echo")]

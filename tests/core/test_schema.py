@@ -120,7 +120,7 @@ def test_the_page_names_every_policy_and_every_variable() -> None:
 
 def test_sections_with() -> None:
     assert sections_with("port") == ("broker", "workers")
-    assert sections_with("level") == ("logs",)
+    assert sections_with("level") == ("logs", "durability")
     assert sections_with("count") == ("workers",)
     assert sections_with("tasks") == ("the top level",)
     assert sections_with("nothing") == ()

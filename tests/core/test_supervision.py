@@ -27,7 +27,8 @@ from lbcore.core.children import (
     TimePassed,
     Timing,
 )
-from lbcore.core.supervision import InvalidTransition, Supervision
+from lbcore.core.staffing import InvalidTransition
+from lbcore.core.supervision import Supervision
 
 S = ChildState
 
@@ -113,6 +114,19 @@ def test_delays_double_and_the_sixth_restart_in_the_window_parks(running: Bench)
     assert any("given up" in note for note in running.notes())
 
 
+def test_the_broker_is_back_sooner_than_a_worker(running: Bench) -> None:
+    now, delays = 10.0, []
+    for _ in range(5):
+        running.feed(ChildDied(name="broker", cause="signal 9"), now)
+        deadline = running.machine.next_deadline()
+        assert deadline is not None
+        delays.append(round(deadline - now, 6))
+        now = deadline
+        assert running.feed(TimePassed(), now) == [Spawn(name="broker")]
+        running.feed(ChildReady(name="broker"), now)
+    assert delays == [0.02, 0.04, 0.08, 0.16, 0.3]
+
+
 def test_the_delay_has_a_ceiling_and_slow_crashes_are_never_parked(running: Bench) -> None:
     now = 0.0
     for _ in range(50):
@@ -142,7 +156,7 @@ def test_jitter_is_a_fifth_either_way(sample: float, factor: float) -> None:
     machine.handle(ChildAdded(name="broker", role=Role.BROKER), 0.0)
     machine.handle(ChildReady(name="broker"), 0.0)
     machine.handle(ChildDied(name="broker", cause="signal 9"), 1.0)
-    assert machine.next_deadline() == pytest.approx(1.0 + 0.1 * factor)
+    assert machine.next_deadline() == pytest.approx(1.0 + 0.02 * factor)
 
 
 def test_a_failed_start_is_fatal_at_once_and_ends_the_start() -> None:
@@ -173,6 +187,27 @@ def test_a_failed_restart_parks_only_that_worker(running: Bench) -> None:
     running.feed(ChildFailed(name="worker-1", error="no module named x"), 1.2)
     assert running.state("worker-1") is S.FATAL
     assert running.phase() is S.RUNNING
+
+
+def test_a_broker_that_cannot_start_again_is_tried_until_it_can(running: Bench) -> None:
+    now, delays = 1.0, []
+    running.feed(ChildDied(name="broker", cause="signal 9"), now)
+    for _ in range(12):
+        now = running.machine.next_deadline() or 0.0
+        running.feed(TimePassed(), now)
+        running.feed(ChildFailed(name="broker", error="no space left"), now)
+        assert running.feed(TimePassed(), now + 1.0) == [
+            SendSignal(name="broker", signal="SIGKILL")
+        ]
+        running.feed(ChildDied(name="broker", cause="signal 9"), now + 1.0)
+        assert running.state("broker") is S.BACKOFF
+        assert running.machine.children["broker"].cause == "no space left"
+        delays.append((running.machine.next_deadline() or 0.0) - now - 1.0)
+    assert max(delays) == delays[-1] == running.machine.timing.backoff_max_s
+    running.feed(TimePassed(), now + 7.0)
+    running.feed(ChildReady(name="broker"), now + 7.0)
+    assert running.phase() is S.RUNNING
+    assert running.state("broker") is S.RUNNING
 
 
 def test_a_first_start_that_takes_too_long_is_fatal() -> None:

@@ -22,8 +22,13 @@ from lbcore.core.children import (
     ChildDied,
     ChildFailed,
     ChildReady,
+    ChildRemoved,
     ChildState,
     Event,
+    Forget,
+    HoldRequested,
+    RestartRequested,
+    ResumeRequested,
     Role,
     SendDrain,
     SendSignal,
@@ -32,6 +37,8 @@ from lbcore.core.children import (
     StopRequested,
     TimePassed,
     Timing,
+    Wish,
+    WorkerDrained,
 )
 from lbcore.core.supervision import Supervision
 
@@ -39,8 +46,10 @@ from lbcore.core.supervision import Supervision
 class World:
     """Virtual processes: performs the actions, with a seeded choice of how each child behaves."""
 
-    def __init__(self, seed: int, workers: int, good_start: bool) -> None:
+    def __init__(self, seed: int, workers: int, good_start: bool, calm: bool = False) -> None:
         self.random = random.Random(seed)
+        #: every process starts at once and does what it is told
+        self.calm = calm
         #: trouble begins with the second process of a child; else few systems would ever run
         self.good_start = good_start
         self.timing = replace(Timing(), drain_s=20.0)
@@ -52,6 +61,10 @@ class World:
         self.process: dict[str, int] = {}
         self.numbers = itertools.count(1)
         self.spawned_at: dict[str, list[float]] = {}
+        #: names that were removed, or restarted: their processes may follow one another closely
+        self.touched: set[str] = set()
+        self.removed: set[str] = set()
+        self.draining: set[str] = set()
         self.signals: Counter[tuple[int, str]] = Counter()
         self.feed(ChildAdded(name="broker", role=Role.BROKER))
         for number in range(workers):
@@ -65,8 +78,67 @@ class World:
             self.perform(action)
         self.machine.check()
 
+        self.watch_drains()
+        rolling = [
+            child
+            for child in self.machine.children.values()
+            if child.rolling
+            and child.state in (ChildState.DRAIN, ChildState.STOPPING)
+            and not child.held
+        ]
+        assert len(rolling) <= 1, "one at a time"
+
+    def watch_drains(self) -> None:
+        """The broker says, some time later, that it has nothing left with a worker."""
+        draining = {
+            child.name
+            for child in self.machine.children.values()
+            if child.state is ChildState.DRAIN and child.role is Role.WORKER and not child.drained
+        }
+        for name in draining - self.draining:
+            if self.calm or self.random.random() < 0.9:
+                process = self.process[name]
+                self.later(self.random.expovariate(1.0), WorkerDrained(name=name), process)
+        self.draining = draining
+
+    def change(self) -> None:
+        """Somebody changes the staff."""
+        machine = self.machine
+        present = [
+            child.name
+            for child in machine.children.values()
+            if child.role is Role.WORKER and child.wish is not Wish.REMOVE
+        ]
+        name = self.random.choice(present)
+        match self.random.choice(["add", "remove", "hold", "resume", "restart", "roll", "limit"]):
+            case "add":
+                gone = sorted(self.removed) or [f"worker-{len(self.spawned_at) + 100}"]
+                self.removed.discard(gone[0])
+                self.touched.add(gone[0])
+                self.feed(ChildAdded(name=gone[0], role=Role.WORKER))
+            case "remove" if len(present) > 1:
+                self.removed.add(name)
+                self.touched.add(name)
+                self.feed(ChildRemoved(name=name))
+            case "hold":
+                self.feed(HoldRequested(name=name))
+            case "restart":
+                self.touched.add(name)
+                self.feed(RestartRequested(names=(name,)))
+            case "limit":
+                self.touched.add(name)
+                self.feed(RestartRequested(names=(name,), limit_s=2.0))
+            case "roll":
+                self.touched.update(present)
+                self.feed(RestartRequested(names=tuple(present), rolling=True))
+            case _:
+                self.feed(ResumeRequested(name=name))
+
     def perform(self, action: Action) -> None:
         match action:
+            case Forget(name=name):
+                assert name not in self.process, f"{name} is forgotten and has a process"
+                assert name in self.removed
             case Spawn(name=name):
                 self.spawn(name)
             case SendDrain(name=name):
@@ -74,7 +146,9 @@ class World:
                     self.later(self.random.expovariate(0.2), BrokerDrained(name=name))
             case SendStop(name=name) | SendSignal(name=name, signal="SIGTERM"):
                 self.count(name, "stop" if isinstance(action, SendStop) else "SIGTERM")
-                if self.random.random() < 0.5:
+                if self.calm:
+                    self.end(name, 0.01)
+                elif self.random.random() < 0.5:
                     self.end(name, self.random.expovariate(1.0))
             case SendSignal(name=name):
                 self.count(name, "SIGKILL")
@@ -90,7 +164,9 @@ class World:
         self.spawned_at.setdefault(name, []).append(self.now)
         ready_s = self.random.choice([0.0, 0.05, 3.0, 40.0])
         way = self.random.choice(["steady", "steady", "crash", "fails", "mute", "brief"])
-        if self.good_start and len(self.spawned_at[name]) == 1:
+        if self.calm:
+            ready_s, way = 0.1, "steady"
+        elif self.good_start and len(self.spawned_at[name]) == 1:
             ready_s, way = 0.0, "brief"
         match way:
             case "steady":
@@ -161,7 +237,10 @@ def test_every_run_ends_and_no_child_spins(
             world.feed(StopRequested(reason="again"))
             world.feed(StopRequested(reason="and again"))
     world.run_until(stopped_at + 1000.0)
+    check_ended(world, stopped_at)
 
+
+def check_ended(world: World, stopped_at: float) -> None:
     assert world.machine.finished
     assert not world.process, "no process outlives the system"
     assert {each.state for each in world.machine.children.values()} <= {
@@ -171,9 +250,48 @@ def test_every_run_ends_and_no_child_spins(
     assert max(world.signals.values(), default=0) <= 1, "each is sent once to each process"
     timing = world.timing
     assert world.now - stopped_at <= timing.drain_s + timing.kill_after_s + 10.0
-    for times in world.spawned_at.values():
+    for name, times in world.spawned_at.items():
+        if name in world.touched:
+            continue
+        is_broker = world.machine.children[name].role is Role.BROKER
+        first_s = timing.broker_backoff_first_s if is_broker else timing.backoff_first_s
         for first, later in itertools.pairwise(times):
-            assert later - first >= timing.backoff_first_s * (1 - timing.backoff_jitter) - 1e-9
+            assert later - first >= first_s * (1 - timing.backoff_jitter) - 1e-9
         for index, first in enumerate(times):
             inside = [at for at in times[index:] if at - first < timing.restart_window_s]
             assert len(inside) <= timing.restarts_max + 1
+
+
+@settings(max_examples=300, deadline=None)
+@given(seed=st.integers(0, 2**32), workers=st.integers(1, 4), changes=st.integers(1, 12))
+def test_the_staff_may_change_at_any_time(seed: int, workers: int, changes: int) -> None:
+    world = World(seed, workers, good_start=True)
+    for _ in range(changes):
+        world.run_until(world.now + world.random.choice([0.0, 0.05, 2.0, 40.0]))
+        if world.machine.phase in (ChildState.STARTING, ChildState.RUNNING, ChildState.DRAIN):
+            world.change()
+        if world.random.random() < 0.05 and not world.machine.finished:
+            world.feed(StopRequested(reason="test"))
+    stopped_at = world.now
+    if world.machine.phase in (ChildState.STARTING, ChildState.RUNNING):
+        world.feed(StopRequested(reason="test"))
+    world.run_until(stopped_at + 1000.0)
+    check_ended(world, stopped_at)
+
+
+@settings(max_examples=300, deadline=None)
+@given(seed=st.integers(0, 2**32), workers=st.integers(1, 5), changes=st.integers(1, 12))
+def test_every_wish_comes_true_when_nothing_breaks(seed: int, workers: int, changes: int) -> None:
+    world = World(seed, workers, good_start=True, calm=True)
+    for _ in range(changes):
+        world.run_until(world.now + world.random.choice([0.0, 0.05, 2.0]))
+        world.change()
+    world.run_until(world.now + 1000.0)
+    children = world.machine.children
+    assert world.machine.phase is ChildState.RUNNING
+    assert not world.removed & children.keys()
+    assert {each.wish for each in children.values()} == {Wish.NONE}
+    for child in children.values():
+        wanted = ChildState.DRAIN if child.held else ChildState.RUNNING
+        assert child.state is wanted, child
+    assert world.process.keys() == children.keys(), "every process, and no other"

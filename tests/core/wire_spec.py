@@ -6,6 +6,9 @@ opinion on what the code sends and takes.
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import os
 import socket
 import struct
 from typing import Any, NamedTuple
@@ -26,6 +29,11 @@ KINDS = {
     "RECALL": 9,
     "RECALLED": 10,
     "GOODBYE": 11,
+    "CANCEL": 12,
+    "CHALLENGE": 13,
+    "PROOF": 14,
+    "ACCEPTED": 15,
+    "WORKERS": 16,
 }
 
 
@@ -54,11 +62,15 @@ def make_frame(
     time: float = 0,
     worker: int = 0,
     cpu: int = 0,
+    priority: int = 0,
+    age_ms: int = 0,
 ) -> bytes:
     """The bytes of a frame."""
     head = struct.pack("<IBBHQ", len(body), KINDS[kind], flags, task, id)
-    middle = struct.pack("<f", time) if kind == "REPLY" else struct.pack("<I", int(time))
-    return head + middle + struct.pack("<HH", worker, cpu) + body
+    if kind == "REPLY":
+        return head + struct.pack("<fHH", time, worker, cpu) + body
+    last = struct.pack("<b", priority) + age_ms.to_bytes(3, "little")
+    return head + struct.pack("<I", int(time)) + last + body
 
 
 def read_frame(peer: socket.socket) -> Frame | None:
@@ -83,6 +95,35 @@ def _read(peer: socket.socket, count: int) -> bytes | None:
             return None
         data += piece
     return data
+
+
+VERSION = 2
+
+
+def key_of(secret: bytes, owner: str) -> bytes:
+    """The key of a client, an admin or a worker."""
+    return hmac.new(secret, b"lb " + owner.encode(), hashlib.sha256).digest()
+
+
+def proof(key: bytes, by: str, nonces: bytes, hello: bytes, binding: bytes = b"") -> bytes:
+    """What the initiator or the responder proves itself with; ``hello`` is the body of HELLO."""
+    text = b"lb proof of the " + by.encode() + nonces + struct.pack("<I", len(binding)) + binding
+    return hmac.new(key, text + hello, hashlib.sha256).digest()
+
+
+def prove(peer: socket.socket, key: bytes, role: str, **more: Any) -> None:
+    """The handshake of the side that connects: up to the PROOF, after which WELCOME is due."""
+    mine = os.urandom(16)
+    hello = pack({"lb": VERSION, "role": role, "nonce": mine, **more})
+    peer.sendall(make_frame("HELLO", hello))
+    frame = read_frame(peer)
+    assert frame is not None, "closed at once"
+    assert frame.kind == KINDS["CHALLENGE"], unpack(frame.body)
+    challenge = unpack(frame.body)
+    nonces = mine + challenge["nonce"]
+    assert challenge["proof"] == proof(key, "responder", nonces, hello), "another key"
+    answer = pack({"proof": proof(key, "initiator", nonces, hello)})
+    peer.sendall(make_frame("PROOF", answer))
 
 
 def pack(value: Any) -> bytes:

@@ -26,7 +26,8 @@ from lbcore import Client
 from lbcore.core.errors import ConfigError
 from lbcore.core.topology import Address
 from lbcore.shell.config_file import load
-from lbcore.shell.state import SystemState, parse_address, read_state
+from lbcore.shell.state import SystemState, parse_address, read_state, running_topology
+from tests.core import wire_spec
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 LB = (sys.executable, str(REPOSITORY / "lb.py"))
@@ -176,7 +177,11 @@ class RunningSystem:
         return process
 
     def _environment(self, more: Mapping[str, str] | None) -> dict[str, str]:
-        mine = {key: value for key, value in os.environ.items() if not key.startswith("LB_")}
+        mine = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith("LB_") or key == "LB_RUNTIME_DIR"
+        }
         return {**mine, "NO_COLOR": "1", "COLUMNS": "80", MARK: self.mark, **(more or {})}
 
     def up(self, *options: str) -> subprocess.CompletedProcess[str]:
@@ -197,7 +202,7 @@ class RunningSystem:
     def find_state(self) -> SystemState | None:
         """What its supervisor says; None when it has none."""
         try:
-            return read_state(load(self.config, environ={}))
+            return read_state(running_topology(self.config) or load(self.config, environ={}))
         except ConfigError:
             return None  # of a topology that no command accepts
 
@@ -260,12 +265,22 @@ class RunningSystem:
         assert found is not None
         return found
 
-    def client(self) -> Client:
+    def client(self, **options: Any) -> Client:
         """A new client of its broker; closed with the system at the latest."""
         address = parse_address(self.state().broker.address)
-        client = Client(address.host, address.port, path=address.path)
+        client = Client(address.host, address.port, path=address.path, **options)
         self._clients.append(client)
         return client
+
+    def secret(self) -> bytes:
+        """What all its keys are made from."""
+        (path,) = self.folder.glob(".lb/*/secret")
+        return path.read_bytes()
+
+    def prove(self, peer: socket.socket, role: str = "client", **more: Any) -> None:
+        """The handshake on a bare connection, as far as the answer of the other side."""
+        owner = "worker" if role == "broker" else role
+        wire_spec.prove(peer, wire_spec.key_of(self.secret(), owner), role, **more)
 
     # ---- its end -------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lbcore import task
+from lbcore import TaskCancelled, task
 
 #: no test waits longer for anything
 _PATIENCE_S = 30.0
@@ -70,6 +70,16 @@ def hold_once(started: str, release: str) -> str:
     with open(started, "a") as file:
         file.write("x")
     return hold(started, release)
+
+
+@task(idempotent=False)
+def write_once(trace: str, number: int, seconds: float = 0.0) -> int:
+    """Add a number to a file, never to be run twice."""
+    descriptor = os.open(trace, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(descriptor, b"%d\n" % number)
+    os.close(descriptor)
+    time.sleep(seconds)
+    return number
 
 
 @task
@@ -254,3 +264,54 @@ def mark_once(trace: str, word: str, then_die: bool = False) -> None:
         file.write(f"{word}\n")
     if then_die:
         os._exit(9)
+
+
+@task
+def die_while(exists: str, how: str = "segv") -> str:
+    """End the worker's process as long as a file is there."""
+    if os.path.exists(exists):
+        print("this is the end")
+        die(how)
+    return "survived"
+
+
+@task
+def cling(started: str) -> NoReturn:
+    """Never let go of the request."""
+    Path(started).touch()
+    while True:
+        try:
+            time.sleep(_PATIENCE_S)
+        except TaskCancelled:
+            continue
+
+
+_hoard: list[bytearray] = []
+
+
+@task
+def grow(step_bytes: int, seconds: float) -> int:
+    """Take more and more memory, without end."""
+    give_up_at = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < give_up_at:
+        _hoard.append(bytearray(b"x") * step_bytes)
+        time.sleep(seconds)
+    return len(_hoard)
+
+
+@task
+def leak(count: int) -> int:
+    """Take so many bytes, and keep them; not before this has returned."""
+    pid = os.getpid()
+    threading.Timer(0.3, lambda: _hoard.append(bytearray(b"x") * count)).start()
+    return pid
+
+
+@task(idempotent=False)
+def mark_slowly(trace: str, word: str, seconds: float) -> str:
+    """Leave a word in a file as this begins, and take some time."""
+    descriptor = os.open(trace, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(descriptor, f"{word}\n".encode())
+    os.close(descriptor)
+    time.sleep(seconds)
+    return word

@@ -14,8 +14,8 @@ from lbcore.core.errors import LBError
 from tests.conftest import Start
 from tests.e2e.running import PATIENCE_S, RunningSystem, is_alive
 
-SEND_KEYS = ["task", "n", "ok", "failed", "errors", "seconds", "throughput", "latency_ms"]
-SEND_KEYS += ["workers"]
+SEND_KEYS = ["task", "n", "ok", "failed", "cancelled", "errors", "seconds", "throughput"]
+SEND_KEYS += ["latency_ms", "workers"]
 BROKER_KEYS = {"pid", "address", "queued", "policy"}
 WORKER_KEYS = {"name", "pid", "address", "state", "pending", "backlog_s", "cpu", "cpu_age_s"}
 WORKER_KEYS |= {"speed", "weight", "completed", "failed", "restarts"}
@@ -156,7 +156,8 @@ def test_without_a_broker_one_line_says_what_starts_it(system: Start) -> None:
 
 def test_status_json_has_the_keys(shared: RunningSystem) -> None:
     status = json.loads(shared.cli("status", "--json").stdout)
-    assert list(status) == ["name", "state", "uptime_s", "broker", "workers"]
+    keys = ["name", "state", "uptime_s", "last_change", "broker", "clients", "workers"]
+    assert list(status) == keys
     assert (status["name"], status["state"]) == ("lb", "RUNNING")
     assert status["uptime_s"] > 0
     assert set(status["broker"]) >= BROKER_KEYS

@@ -88,14 +88,18 @@ def test_nothing_that_a_client_sends_forges_a_line(system: Start) -> None:
         with pytest.raises(LBError):
             client.call(task, evil)
     # a name in the greeting, a task number that there is not, and no greeting at all
+    greeting = {"lb": 2, "role": "client", "nonce": bytes(16)}
     greetings: list[dict[str, object]] = [
-        {"lb": 1, "role": "client", "name": evil},
-        {"lb": 1, "role": evil},
-        {"lb": evil, "role": "client"},
+        {**greeting, "name": evil},
+        {**greeting, "role": evil},
+        {**greeting, "lb": evil},
         {evil: evil},
     ]
     for hello in greetings:
         wire_hello(lb, hello)
+    with connect(lb.state().broker.address) as peer:
+        lb.prove(peer, name=evil)
+        assert peer.recv(1 << 16)
     with connect(lb.state().broker.address) as peer:
         peer.sendall(evil.encode() * 10)
         peer.recv(1 << 16)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from lbcore.core.errors import WorkerLost
+from lbcore.core.errors import Quarantined, WorkerLost
 from tests.conftest import Start
 from tests.e2e.running import wait_until
 
@@ -36,7 +36,7 @@ def test_poison_does_not_stop_the_system(system: Start) -> None:
     client = lb.client()
     futures = [client.submit("die", "exit") for _ in range(4)]
     for future in futures:
-        assert isinstance(future.exception(timeout=60), WorkerLost)
+        assert isinstance(future.exception(timeout=60), Quarantined)
     assert client.call("noop", timeout=30) is None
     assert lb.state().state == "RUNNING"
 

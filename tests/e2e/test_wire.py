@@ -31,9 +31,8 @@ from tests.e2e.running import (
     workers_at_work,
 )
 
-HELLO = control_frame(
-    Kind.HELLO, {"lb": PROTOCOL_VERSION, "role": "client", "name": "a test on the wire"}
-)
+GREETING = {"lb": PROTOCOL_VERSION, "role": "client", "nonce": bytes(16)}
+HELLO = control_frame(Kind.HELLO, GREETING)
 LIMIT = 8 << 20
 
 
@@ -73,7 +72,7 @@ class Peer:
         self.number = 0
         self.tasks: dict[str, int] = {}
         if greet:
-            self.socket.sendall(HELLO)
+            lb.prove(self.socket, name="a test on the wire")
             kind, _, body = self.frame()
             assert kind == Kind.WELCOME
             self.number, self.tasks = body["client"], body["tasks"]
@@ -133,12 +132,15 @@ def test_a_peer_that_does_not_greet(data: bytes, lb: RunningSystem) -> None:
 @pytest.mark.parametrize(
     ("message", "reason"),
     [
-        ({"lb": 99, "role": "client"}, "protocol version 99; this side speaks 1"),
-        ({"lb": 1, "role": "worker"}, "expected the greeting of a client"),
-        ({"lb": 1}, "expected the greeting of a client"),
-        ([1, 2], "expected the greeting of a client"),
-        (None, "expected the greeting of a client"),
-        ({"lb": 1, "role": "client", "name": "x" * 5000}, "the limit is 4096"),
+        ({**GREETING, "lb": 99}, "protocol version 99; this side speaks 2"),
+        ({"lb": 1, "role": "client"}, "protocol version 1; this side speaks 2"),
+        ({**GREETING, "role": "worker"}, "expected the greeting of a client or admin"),
+        ({**GREETING, "role": ["client"]}, "expected the greeting of a client or admin"),
+        ({"lb": 2}, "expected the greeting of a client or admin"),
+        ([1, 2], "expected the greeting of a client or admin"),
+        (None, "expected the greeting of a client or admin"),
+        ({**GREETING, "nonce": b"short"}, "expected 16 bytes as `nonce`"),
+        ({**GREETING, "name": "x" * 5000}, "the limit is 4096"),
     ],
 )
 def test_a_wrong_greeting(message: object, reason: str, lb: RunningSystem) -> None:
@@ -157,7 +159,7 @@ def test_a_greeting_one_byte_at_a_time(lb: RunningSystem) -> None:
     with Peer(lb, greet=False) as peer:
         for index in range(len(HELLO)):
             peer.socket.sendall(HELLO[index : index + 1])
-        assert peer.frame()[0] == Kind.WELCOME
+        assert peer.frame()[0] == Kind.CHALLENGE
 
 
 def test_a_greeting_that_claims_4_gib(lb: RunningSystem) -> None:
@@ -293,6 +295,7 @@ def test_too_many_connections_are_told_so(lb: RunningSystem) -> None:
         for _ in range(59):
             stack.enter_context(Peer(lb))
         with Peer(lb, greet=False) as peer:
+            lb.prove(peer.socket)
             assert "too many connections (limits.connections: 60)" in peer.goodbye()
 
 
@@ -328,9 +331,9 @@ def test_strangers_at_a_workers_door(lb: RunningSystem, bystander: Client) -> No
     for data in (
         b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"\xff" * 4096,
-        control_frame(Kind.HELLO, {"lb": 1, "role": "client"}),
-        control_frame(Kind.HELLO, {"lb": 1, "role": "broker"}),
-        control_frame(Kind.HELLO, {"lb": 1, "role": "broker", "worker": -1}),
+        control_frame(Kind.HELLO, GREETING),
+        control_frame(Kind.HELLO, {**GREETING, "role": "broker", "nonce": b""}),
+        control_frame(Kind.HELLO, {**GREETING, "role": "broker"}) + b"more",
         control_frame(Kind.RECALL, None),
         request_frame(1, 0),
     ):

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from lbcore.cli.up import start, up
 from lbcore.core.children import Timing
 from lbcore.core.topology import Topology, WorkerConfig
 from lbcore.shell.crew import Targets
+from lbcore.shell.shared import SharedMemory, Slot
 
 #: short enough for a test, long enough for a busy machine
 TIMING = {
@@ -51,7 +52,7 @@ class Child:
         self.folder = folder
         self.listener = listener
         self.leash = leash
-        self.current = memoryview(bytearray(8))
+        self.running = memoryview(bytearray(8)).cast("Q")
 
     def say(self, **message: Any) -> None:
         self.leash.sendall(json.dumps(message).encode() + b"\n")
@@ -132,7 +133,7 @@ def family(child: Child) -> int:
 def last_words(child: Child) -> int:
     """Prints past its logging, and dies with a request in its hands."""
     child.say(event="ready")
-    child.current[:] = LOST_REQUEST.to_bytes(8, "little")
+    child.running[0] = LOST_REQUEST
     print("a print")
     os.write(2, b"\x1b[31mred\n and no end of line")
     faulthandler.enable()
@@ -202,7 +203,8 @@ def run_broker(
     topology: Topology,
     listener: socket.socket,
     leash: socket.socket,
-    slots: Sequence[memoryview],
+    _: SharedMemory,
+    secret: bytes,
 ) -> int:
     """A broker that says how it is doing."""
     child = Child("broker", Path(topology.source).parent, listener, leash)
@@ -221,11 +223,13 @@ def run_worker(
     worker: WorkerConfig,
     listener: socket.socket,
     leash: socket.socket,
-    current: memoryview,
+    _: SharedMemory,
+    slot: Slot,
+    key: bytes,
 ) -> int:
     """A worker of the wanted kind."""
     child = Child(worker.name, Path(topology.source).parent, listener, leash)
-    child.current = current
+    child.running = slot.running
     return behave(child)
 
 

@@ -52,7 +52,7 @@ def test_a_task_may_have_arguments_with_the_names_of_ours(client: Client) -> Non
     with pytest.raises(BadArguments, match="unknown argument `task`"):
         client.call("echo", task=1)
     with pytest.raises(BadArguments, match="unknown argument `self`"):
-        client.submit("echo", **{"self": 1}).result(PATIENCE_S)
+        client.submit("echo", **dict[str, Any](self=1)).result(PATIENCE_S)
 
 
 def test_a_timeout_is_a_deadline(client: Client) -> None:
@@ -94,7 +94,9 @@ def test_all_ways_at_once(client: Client) -> None:
             assert client.call("echo", number) == number
 
     def submitting() -> None:
-        futures = {client.submit("echo", number): number for number in range(500)}
+        futures: dict[Future[int], int] = {
+            client.submit("echo", number): number for number in range(500)
+        }
         for future in as_completed(futures, PATIENCE_S):
             assert future.result() == futures[future]
 
@@ -302,7 +304,7 @@ def test_a_stream_that_is_abandoned_leaves_no_trace(client: Client) -> None:
         replies.close()  # type: ignore[attr-defined]
     assert client.call("echo", "next") == "next"
     assert list(client.map("echo", range(100))) == list(range(100))
-    assert not client._connection.sinks
+    assert not client._connection.session.open
     assert not client._connection.flows
 
 

@@ -101,7 +101,7 @@ def test_a_client_that_fails_to_connect_leaves_nothing_open() -> None:
 
 def test_a_lost_broker_is_told_to_everybody(system: Start, tmp_path: Path) -> None:
     lb = system(1)
-    client, release = lb.client(), str(tmp_path / "release")
+    client, release = lb.client(reconnect=0), str(tmp_path / "release")
     started = [tmp_path / f"started-{number}" for number in range(3)]
     future = client.submit("hold", str(started[0]), release)
     errors: list[BrokerUnavailable] = []
@@ -136,7 +136,7 @@ def test_a_lost_broker_is_told_to_everybody(system: Start, tmp_path: Path) -> No
 def test_submitting_while_the_broker_dies_leaves_no_future_open(system: Start) -> None:
     """Callbacks may take a lock that the submitting thread holds."""
     lb = system(2)
-    client, lock = lb.client(), threading.Lock()
+    client, lock = lb.client(reconnect=0), threading.Lock()
     outcomes: list[BaseException | None] = []
 
     def note(future: Future[Any]) -> None:
@@ -178,7 +178,7 @@ def test_a_broker_that_hangs_is_bounded_by_the_timeout(system: Start) -> None:
 
 def test_a_stream_gives_what_was_answered_before_the_end(system: Start) -> None:
     lb = system(1)
-    client = lb.client()
+    client = lb.client(reconnect=0)
     values: list[int] = []
 
     def calls() -> Iterator[tuple[str, list[int]]]:

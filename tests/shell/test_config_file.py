@@ -37,16 +37,20 @@ def test_the_default_file_is_the_default_topology() -> None:
 
 
 #: a line of the default file that holds a key which is commented out
-COMMENTED_KEY = re.compile(r"^# (?=(?:policy|tasks|logs|limits):|  (?:  |- )?\w+:)", re.MULTILINE)
+COMMENTED_KEY = re.compile(
+    r"^# (?=(?:policy|tasks|logs|limits|durability):|  (?:  |- )?\w+:)", re.MULTILINE
+)
 #: what stands in place of something else in the file
-ALTERNATIVE = re.compile(r"^(?:#   path:|#   workers:|policy: least_load).*\n", re.MULTILINE)
+ALTERNATIVE = re.compile(
+    r"^(?:#   path:|#   tls:|#   workers:|policy: least_load).*\n", re.MULTILINE
+)
 
 
 def test_what_is_commented_out_in_the_default_file_are_the_defaults() -> None:
     text = (REPOSITORY / "config.yaml").read_text(encoding="utf-8")
     everything = COMMENTED_KEY.sub("", ALTERNATIVE.sub("", text))
     written = yaml.safe_load(everything)
-    for section in ("policy", "logs", "limits"):
+    for section in ("policy", "logs", "limits", "durability"):
         assert written[section].keys() == SECTIONS[section].keys()
     assert written["workers"][3].keys() == WORKER_KEYS.keys() - {"host", "path"}
     added, plain = load_text(everything), load_text(text)

@@ -210,6 +210,16 @@ def test_a_folder_that_cannot_be_used_is_one_clear_error(tmp_path: Path) -> None
         assert "\n" not in str(caught.value)
 
 
+def test_one_who_is_patient_writes_as_soon_as_it_is_possible(tmp_path: Path) -> None:
+    (tmp_path / "logs").touch()
+    log = setup_logging(LogsConfig(), tmp_path / "logs", "broker", patient=True)
+    log.info("lost")
+    (tmp_path / "logs").unlink()
+    log.info("written")
+    messages = [line.message for line in read(tmp_path / "logs", "broker")]
+    assert messages == ["records lost here: 1, because: Not a directory", "written"]
+
+
 def test_a_failed_set_up_keeps_the_logging_of_before(tmp_path: Path) -> None:
     log = setup_logging(LogsConfig(), tmp_path, "broker")
     with pytest.raises(LogSetupError):

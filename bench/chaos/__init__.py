@@ -1,0 +1,1 @@
+"""Chaos: real processes are killed, stopped and starved while clients send checked work."""

@@ -1,0 +1,208 @@
+"""``lb simulate``: a whole system in virtual time, broken on purpose, until a promise breaks."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from .exit_codes import ExitCode
+from .options import Number, WholeNumber, program_name
+
+if TYPE_CHECKING:
+    from lbcore.sim.campaign import Tally
+    from lbcore.sim.run import Outcome, Plan
+
+#: without any bound, this many seconds are simulated
+SECONDS_DEFAULT: Final = 10.0
+#: how often the line of a running campaign is renewed, on a terminal
+PROGRESS_S: Final = 1.0
+
+
+@click.command()
+@click.option("--faults", is_flag=True, help="Break processes and connections at random.")
+@click.option(
+    "--seed", type=WholeNumber(0), help="The first seed (default: the clock); alone: this one run."
+)
+@click.option("--requests", type=Number(1e12), help="Stop after this many simulated requests.")
+@click.option("--seconds", type=Number(1e7), help="Stop after this many real seconds.")
+@click.option("--jobs", type=WholeNumber(1, 1024), help="Processes (default: one per core).")
+@click.option("--each", type=WholeNumber(1, 10_000_000), help="Requests of one run.")
+@click.option("--limit", type=WholeNumber(0), help="Of one run: send only so many requests.")
+@click.option("--keep", help="Of one run: keep only these faults, such as 3,17 (none: '').")
+@click.option("--trace", is_flag=True, help="Of one run: tell every step.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+def simulate(
+    faults: bool,
+    seed: int | None,
+    requests: float | None,
+    seconds: float | None,
+    jobs: int | None,
+    each: int | None,
+    limit: int | None,
+    keep: str | None,
+    trace: bool,
+    as_json: bool,
+) -> int:
+    """Run the real cores of broker, workers and clients in virtual time.
+
+    One seed decides everything: who sends what, what takes how long, what breaks when.  A broken
+    promise prints the seed, and the command that runs it again step by step.
+
+    \b
+    Examples:
+      lb simulate --faults                    new seeds for 10 seconds
+      lb simulate --faults --requests 1e8     a long run
+      lb simulate --faults --seed 7 --trace   one run, step by step
+
+    Exit code 1: a promise was broken.
+    """
+    from lbcore.shell.cores import usable_cores
+    from lbcore.sim.campaign import Wish, run_campaign
+    from lbcore.sim.run import REQUESTS, Plan
+
+    if not faults:
+        raise click.UsageError("say what to simulate: --faults")
+    each = each or REQUESTS
+    if seed is not None and requests is None and seconds is None:
+        plan = Plan(seed, each, _indexes(keep), limit)
+        return _run_one(plan, trace, as_json)
+    if trace or keep is not None or limit is not None:
+        raise click.UsageError("--trace, --keep and --limit are for one run: give its --seed alone")
+    if requests is None and seconds is None:
+        seconds = SECONDS_DEFAULT
+    wish = Wish(
+        seed=int(time.time()) % 1_000_000 * 1000 if seed is None else seed,
+        each=each,
+        requests=None if requests is None else int(requests),
+        seconds=seconds,
+        jobs=jobs or max(1, int(usable_cores().number)),
+    )
+    if not as_json:
+        click.echo(f"seeds from {wish.seed}, {wish.each:,} requests each, {wish.jobs} processes")
+    tally = run_campaign(wish, _Progress(as_json).show)
+    return _report(tally, wish.seed, as_json)
+
+
+def _indexes(keep: str | None) -> tuple[int, ...] | None:
+    if keep is None:
+        return None
+    try:
+        return tuple(int(part) for part in keep.split(",") if part.strip())
+    except ValueError:
+        raise click.UsageError(f"--keep {keep!r} is not a list of numbers") from None
+
+
+class _Progress:
+    """One line that is renewed, for a person who waits."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._is_on = not as_json and sys.stderr.isatty()
+        self._due = 0.0
+
+    def show(self, tally: Tally) -> None:
+        """Renew it, if it is time."""
+        now = time.monotonic()
+        if self._is_on and now >= self._due:
+            self._due = now + PROGRESS_S
+            text = f"\r{tally.requests:,} requests, {tally.faults:,} faults, "
+            sys.stderr.write(text + f"{len(tally.failures)} failed runs of {tally.runs:,} ")
+            sys.stderr.flush()
+
+
+def _say(line: str) -> None:
+    click.echo(line)
+
+
+def _run_one(plan: Plan, trace: bool, as_json: bool) -> int:
+    from lbcore.sim.run import execute
+
+    began = time.monotonic()
+    outcome = execute(plan, _say if trace else None)
+    if as_json:
+        click.echo(json.dumps(_outcome_view(outcome)))
+    else:
+        seconds = time.monotonic() - began
+        text = f"seed {plan.seed}: {outcome.requests:,} requests, {outcome.faults:,} faults, "
+        click.echo(text + f"{outcome.virtual_s:.1f} virtual seconds in {seconds:.2f} s")
+        click.echo(outcome.violation or "every promise was kept")
+    return ExitCode.FAILED if outcome.violation else ExitCode.OK
+
+
+def _report(tally: Tally, seed: int, as_json: bool) -> int:
+    from lbcore.sim.campaign import shrink
+
+    small = [shrink(failed) for failed in tally.failures[:1]]
+    if as_json:
+        click.echo(json.dumps(_tally_view(tally, seed, small)))
+    else:
+        _print_report(tally, small)
+    return ExitCode.FAILED if tally.failures else ExitCode.OK
+
+
+def _print_report(tally: Tally, small: Sequence[Outcome]) -> None:
+    rate = tally.requests / tally.seconds if tally.seconds else 0.0
+    click.echo(
+        f"{tally.requests:,} requests and {tally.faults:,} faults in {tally.runs:,} runs: "
+        f"{tally.virtual_s:,.0f} virtual seconds in {tally.seconds:.1f} s, {rate:,.0f} requests/s"
+    )
+    click.echo("answers: " + ", ".join(f"{n:,} {name}" for name, n in _named(tally).items()))
+    struck = ", ".join(f"{n:,} {kind}" for kind, n in sorted(tally.kinds.items()))
+    click.echo("faults: " + struck)
+    if not tally.failures:
+        click.echo("every promise was kept")
+        return
+    click.echo(f"{len(tally.failures)} runs broke a promise:")
+    for failed in tally.failures:
+        click.echo(f"\n{replay_line(failed.plan)}\n  {failed.violation.strip()}")
+    for outcome in small:
+        click.echo(f"\nthe first one, shrunk:\n{replay_line(outcome.plan)} --trace")
+        click.echo(f"  {outcome.violation.strip()}")
+
+
+def replay_line(plan: Plan) -> str:
+    """The command that runs it again."""
+    from lbcore.sim.run import REQUESTS
+
+    parts = [program_name(), "simulate --faults --seed", str(plan.seed)]
+    if plan.requests != REQUESTS:
+        parts.append(f"--each {plan.requests}")
+    if plan.limit is not None:
+        parts.append(f"--limit {plan.limit}")
+    if plan.keep is not None:
+        parts.append("--keep " + (",".join(map(str, plan.keep)) or "''"))
+    return " ".join(parts)
+
+
+def _named(tally: Tally) -> dict[str, int]:
+    from lbcore.core.errors import Status
+
+    return {Status(status).name: count for status, count in sorted(tally.answers.items())}
+
+
+def _outcome_view(outcome: Outcome) -> dict[str, Any]:
+    view = outcome._asdict()
+    view["plan"] = outcome.plan._asdict()
+    view["replay"] = replay_line(outcome.plan)
+    return view
+
+
+def _tally_view(tally: Tally, seed: int, small: Sequence[Outcome]) -> dict[str, Any]:
+    return {
+        "seed": seed,
+        "runs": tally.runs,
+        "requests": tally.requests,
+        "faults": tally.faults,
+        "events": tally.events,
+        "virtual_s": tally.virtual_s,
+        "seconds": tally.seconds,
+        "requests_per_s": tally.requests / tally.seconds if tally.seconds else 0.0,
+        "answers": _named(tally),
+        "kinds": dict(tally.kinds),
+        "failures": [_outcome_view(failed) for failed in tally.failures],
+        "shrunk": [_outcome_view(outcome) for outcome in small],
+    }

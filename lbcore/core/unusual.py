@@ -1,0 +1,155 @@
+"""What the ledger keeps of requests that neither wait nor run as usual, and of moments to come.
+
+The tables only; ``losses``, ``retries``, ``endings`` and ``resume`` have the rules.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Mapping, Set
+from enum import IntEnum
+from typing import Any, Final, NamedTuple
+
+from .fleet import Worker
+from .frames import SEQUENCE_BITS
+from .quarantine import Quarantine
+
+#: deaths under requests that are not here are remembered for so many of them
+DEATHS_BEFORE_MAX: Final = 10_000
+
+
+class Alarm(IntEnum):
+    """What a moment was noted for; each has a key of its own kind."""
+
+    #: a client that did not come back has left (its number)
+    AWAY = 0
+    #: nobody said what became of a lost worker's requests (its number)
+    MISSING = 1
+    #: a request that only one worker can answer for waited long enough for it (its id)
+    PINNED = 2
+    #: a cancelled request still runs (its id)
+    GRACE = 3
+    #: a client that came back has sent again what it had to (its number)
+    KNOWN = 4
+    #: what ran before this broker is asked for by its client until then (its id)
+    ADOPTED = 5
+
+
+class Missing(NamedTuple):
+    """A request whose worker was lost while it ran it: its fate is unknown."""
+
+    frame: bytes
+    #: number and process of the worker
+    worker: int
+    pid: int | None
+    #: when it counts as dead without evidence
+    until: float
+
+
+class Grace(NamedTuple):
+    """A request whose client was answered while it ran, and that should stop."""
+
+    due: float
+    worker: int
+    reason: str
+
+
+class Replaced(NamedTuple):
+    """A process that this broker wanted killed."""
+
+    pid: int
+    reason: str
+
+
+class SideTables:
+    """The part of the ledger that is empty while nothing goes wrong."""
+
+    __slots__ = (
+        "adopted",
+        "alarms",
+        "attempts",
+        "buried",
+        "deaths",
+        "deaths_before",
+        "died_under",
+        "grace",
+        "joined_at",
+        "missing",
+        "pinned",
+        "quarantine",
+        "replaced",
+        "reserved",
+        "revived",
+        "suspects",
+    )
+
+    def __init__(self) -> None:
+        #: id -> attempts begun, for requests whose worker died; and the workers that did
+        self.attempts: dict[int, int] = {}
+        self.died_under: dict[int, set[int]] = {}
+        #: id -> deaths under it, for requests that are not here, but may be sent again
+        self.deaths_before: dict[int, int] = {}
+        #: answered ones that should stop at their worker, and what is done if they do not in time
+        self.grace: dict[int, Grace] = {}
+        #: ids that were answered, cancelled at their worker, and then sent again
+        self.revived: set[int] = set()
+        #: ids in flight or missing of which only the header is known: they ran before this broker
+        self.adopted: set[int] = set()
+        #: requests whose worker was lost while it ran them
+        self.missing: dict[int, Missing] = {}
+        #: requests that a worker died under, waiting for one to run on alone; and who is kept free
+        self.suspects: dict[int, bytes] = {}
+        self.reserved: dict[int, Worker] = {}
+        #: worker number -> requests that nobody else can answer for, waiting for it
+        self.pinned: dict[int, dict[int, bytes]] = {}
+        #: worker number -> its process that this broker wanted killed
+        self.replaced: dict[int, Replaced] = {}
+        #: worker number -> how its process ended, while its connection is still to be read out
+        self.deaths: dict[int, Mapping[str, Any]] = {}
+        #: worker number -> its process whose death was decided upon last
+        self.buried: dict[int, int] = {}
+        #: worker number -> when its present process greeted
+        self.joined_at: dict[int, float] = {}
+        self.quarantine = Quarantine()
+        #: (when, what for, key)
+        self.alarms: list[tuple[float, Alarm, int]] = []
+
+    def wake(self, at: float, what: Alarm, key: int) -> None:
+        """Have ``Broker.tick`` look at something at that moment."""
+        heapq.heappush(self.alarms, (at, what, key))
+
+    def special_ids(self, client: int = 0) -> list[int]:
+        """The ids of what is neither in the queue nor with a worker, of one client or of all."""
+        pinned = [request_id for each in self.pinned.values() for request_id in each]
+        ids = [*self.missing, *self.suspects, *pinned]
+        return [each for each in ids if client in (0, each >> SEQUENCE_BITS)]
+
+    def remember_deaths(self, request_id: int, count: int) -> None:
+        """Deaths under a request that is not here, in case it is sent again."""
+        self.deaths_before[request_id] = count
+        if len(self.deaths_before) > DEATHS_BEFORE_MAX:
+            del self.deaths_before[next(iter(self.deaths_before))]
+
+    def check_side_tables(
+        self, workers: Iterable[Worker], waiting: Set[int], held: Set[int], answered: Set[int]
+    ) -> None:
+        """Assert what must always hold of them."""
+        assert answered <= held
+        assert self.grace.keys() <= answered
+        assert self.revived <= held - answered
+        assert self.adopted <= held | self.missing.keys()
+        assert self.attempts.keys() <= waiting | held
+        assert self.died_under.keys() <= self.attempts.keys()
+        assert self.suspects.keys() <= self.attempts.keys()
+        assert self.reserved.keys() <= self.suspects.keys()
+        for worker in workers:
+            if worker.solo:
+                is_kept_free = self.reserved.get(worker.solo) is worker
+                assert is_kept_free or worker.solo in worker.inflight, worker.name
+                # repeats of what it began before may be there, too: it answers, and runs none
+        watched = {(what, key) for _, what, key in self.alarms}
+        assert all((Alarm.MISSING, each.worker) in watched for each in self.missing.values())
+        assert all((Alarm.GRACE, request_id) in watched for request_id in self.grace)
+        pinned = {request_id for each in self.pinned.values() for request_id in each}
+        assert all((Alarm.PINNED, request_id) in watched for request_id in pinned)
+        self.quarantine.check()

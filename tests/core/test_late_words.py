@@ -1,0 +1,84 @@
+"""Words that arrive late: a cancel that finds another run, a death seen after its successor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from lbcore.core.errors import Cancelled, Status
+from lbcore.core.frames import Flag, request_frame
+from lbcore.core.resume import RESUME_S
+from lbcore.core.worker import error_payload
+from tests.core.driver import Driver
+
+Drive = Callable[..., Driver]
+
+GONE = error_payload(Cancelled("cancelled before it began"))
+
+
+def test_a_cancel_that_finds_a_later_run_of_a_request_does_not_end_it(drive: Drive) -> None:
+    """Its client was taken for gone, came back and sent it again, to the same worker."""
+    driver = drive(workers=1)
+    client = driver.client()
+    driver.send(client, "short")
+    driver.answer(0, status=Status.CANCELLED, body=GONE)
+    assert driver.statuses(client) == []
+    assert driver.pending() == [1]
+    driver.answer(0)
+    assert driver.statuses(client) == [Status.OK]
+    driver.assert_empty()
+
+
+def test_one_that_must_not_run_twice_is_not_run_again(drive: Drive) -> None:
+    driver = drive(workers=1)
+    client = driver.client()
+    driver.send(client, "frail")
+    driver.answer(0, status=Status.CANCELLED, body=GONE)
+    assert driver.statuses(client) == [Status.CANCELLED]
+    driver.assert_empty()
+
+
+@pytest.mark.parametrize("others", [0, 3])
+def test_who_was_cancelled_stays_so(drive: Drive, others: int) -> None:
+    driver = drive(workers=1)
+    client = driver.client()
+    first, *rest = driver.send(client, "short", 1 + others)
+    driver.cancel(first)
+    driver.answer(0, status=Status.CANCELLED, body=GONE)
+    driver.finish()
+    assert sorted(driver.answered_ids(client)) == [first, *rest]
+    assert driver.statuses(client).count(Status.CANCELLED) == 1
+    driver.assert_empty()
+
+
+def test_a_death_that_is_told_after_the_next_one_was_seen_counts_beside_it(drive: Drive) -> None:
+    """A cut-off worker ran it all the same, and died of it, like the one that had it next."""
+    driver = drive(workers=3)
+    client = driver.client()
+    (request_id,) = driver.send(client, "short")
+    driver.cut(0, running=())
+    (second,) = [number for number in (1, 2) if driver.held[number]]
+    driver.cut(second, running=(request_id,))
+    driver.die(0, requests=[request_id])
+    assert list(driver.ledger.missing) == [request_id], "its fate is with the second"
+    assert driver.ledger.attempts == {request_id: 2}
+    driver.die(second, requests=[request_id])
+    assert driver.ledger.attempts == {request_id: 3}
+    driver.finish()
+    assert driver.statuses(client) == [Status.OK]
+    driver.assert_empty()
+
+
+def test_deaths_are_remembered_of_a_client_that_was_taken_for_gone(drive: Drive) -> None:
+    driver = drive(workers=1)
+    client = driver.client()
+    (request_id,) = driver.send(client, "short")
+    driver.lose(0, running=(request_id,))
+    driver.vanish(client)
+    driver.advance(RESUME_S + 0.1)
+    assert not driver.ledger.attempts
+    driver.client(resume=client)
+    again = request_frame(request_id, driver.numbers["short"], flags=Flag.RESENT)
+    driver.from_client(client, again)
+    assert driver.ledger.attempts == {request_id: 2}
