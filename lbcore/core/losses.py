@@ -63,7 +63,9 @@ def lose(
             continue
         ledger.revived.discard(request_id)
         if request_id in begun:
-            ledger.missing[request_id] = Missing(frame, number, worker.pid, until)
+            ledger.missing[request_id] = Missing(
+                frame, number, worker.pid, until, begun[request_id]
+            )
         elif request_id in ledger.adopted:
             forget_placeholder(ledger, request_id)
         else:
@@ -87,11 +89,13 @@ def _begun(
     held: list[Entry],
     running: Collection[int] | None,
     now: float,
-) -> set[int]:
+) -> dict[int, bool]:
     """Of what a lost worker held, in order, the ids of what it has, or may have, begun.
 
-    Those before a running one were done and their answers lost: no attempt of theirs died, but one
-    that must not run twice cannot simply be sent again.
+    With each whether it counts as what ran when there will be no evidence.  Those before a running
+    one were done and their answers lost: no attempt of theirs died, but one that must not run twice
+    cannot simply be sent again.  When nobody knows what ran, the word of the supervisor is waited
+    for with all of them, since one that is tried again before that word might kill once too often.
     """
     idempotent, history = ledger.tasks.idempotent, ledger.history
     # where starts are written down, what must not run twice is found there or did not begin
@@ -102,12 +106,12 @@ def _begun(
     else:
         places = {place for place, entry in enumerate(held) if entry[0] in running}
     last = max(places, default=-1)
-    begun = set()
+    begun = {}
     for place, (request_id, frame) in enumerate(held):
         if request_id in ledger.durable.marking:
             continue  # it was not even sent
         if idempotent(task_of(frame)):
-            is_begun = place in places
+            is_begun = running is None or place in places
         else:
             is_begun = (
                 (running is not None and place in places)
@@ -115,7 +119,7 @@ def _begun(
                 or history.find(request_id) is not None
             )
         if is_begun:
-            begun.add(request_id)
+            begun[request_id] = place in places
     return begun
 
 
@@ -239,7 +243,8 @@ def _decide(
         # we had it killed because of another one: what ran beside that is innocent
         innocent = _was_ours(replaced, missing.pid, death)
         at_work = death.get("requests")
-        culprit = not innocent and (not isinstance(at_work, list | tuple) or request_id in at_work)
+        has_run = request_id in at_work if isinstance(at_work, list | tuple) else missing.is_likely
+        culprit = has_run and not innocent
         if request_id in ledger.adopted:
             if culprit:
                 deaths = ledger.attempts.get(request_id, 1)
@@ -252,10 +257,15 @@ def _decide(
 
 def _was_ours(replaced: Replaced | None, pid: int | None, death: Mapping[str, Any]) -> bool:
     """Whether a process was killed because this broker wanted it."""
-    if replaced is None or replaced.pid != pid or death.get("oom"):
+    if replaced is None or replaced.pid != pid:
         return False
-    reason = death.get("reason")
-    return death.get("signal") in (9, None) and (not reason or replaced.reason in str(reason))
+    # the supervisor may have refused, since the request had ended by then; so its word counts,
+    # and only where nobody saw the end it is taken for the one that was wanted
+    return not death or (
+        death.get("signal") == 9
+        and not death.get("oom")
+        and replaced.reason in str(death.get("reason"))
+    )
 
 
 def _may_retry(

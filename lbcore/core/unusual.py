@@ -44,6 +44,8 @@ class Missing(NamedTuple):
     pid: int | None
     #: when it counts as dead without evidence
     until: float
+    #: without evidence: whether this is what it ran
+    is_likely: bool = True
 
 
 class Grace(NamedTuple):

@@ -67,7 +67,7 @@ class BrokerProcess(Process):
             history=StartedLog(shared, self._numbers),
             names=names,
         )
-        # a fork has what its parent knew
+        # its supervisor tells that first of all
         self.broker.deaths_known(dict(system.supervisor.deaths), self.world.now)
         self.clients: dict[int, End] = {}
         self._ends: list[End] = []
@@ -78,6 +78,7 @@ class BrokerProcess(Process):
         self.links: dict[int, _Link] = {}
         self._follow(system.topology)
         self.later(READY_PATIENCE_S, self._serve)
+        system.books.broker_since = self.world.now
 
     # ---- clients -------------------------------------------------------------------------------
 
@@ -217,10 +218,6 @@ class BrokerProcess(Process):
         """The supervisor tells which workers there are."""
         self.perform(self.broker.fleet_reported(workers, self.world.now))
 
-    def take_deaths(self, deaths: Mapping[int, int]) -> None:
-        """How many processes died under requests in the lives of earlier brokers."""
-        self.perform(self.broker.deaths_known(deaths, self.world.now) or [])
-
     def take_topology(self, topology: Topology) -> None:
         """Another topology holds."""
         names = self.system.names
@@ -249,6 +246,8 @@ class BrokerProcess(Process):
         slot.lease = (0, 0)
         pid = self.broker.ledger.fleet.workers[number].pid
         running = slot.running_ids if slot.pid == pid else None
+        if running and pid is not None:
+            self.system.books.lose_sight(running, pid)
         self.perform(self.broker.worker_lost(number, self.world.now, running))
 
     def worker_joined(self) -> None:

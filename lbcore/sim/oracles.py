@@ -7,7 +7,7 @@ client tells what it sent and what it got, a worker what it began and what ran w
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, Final
 
 from lbcore.core.errors import Status
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 #: a deadline that has passed is answered at the latest so long after the broker could do so
 LATE_S: Final = 1.0
+
+#: a death, and what a client sends again, reach a new broker in either order within this
+WORD_S: Final = 0.05
 
 #: so many requests of a task that used up their attempts, and the task may be quarantined
 STRIKES: Final = 3
@@ -51,6 +54,15 @@ class Books:
         self.running: dict[int, str] = {}
         #: id -> processes that died while they ran it
         self.deaths: Counter[int] = Counter()
+        #: id -> processes of which the broker lost sight while they ran it
+        self.lost: dict[int, set[int]] = {}
+        #: what runs at this moment and may run again -> in how many processes
+        self._runs: dict[int, int] = {}
+        #: id -> how often it was begun while another process ran it
+        self._doubled: Counter[int] = Counter()
+        #: id -> when a process last died while it ran it; and since when the present broker works
+        self._died_at: dict[int, float] = {}
+        self.broker_since = 0.0
         #: task -> its requests that used up their attempts
         self.spent: Counter[str] = Counter()
         #: processes that died, and those of them that their task killed
@@ -74,6 +86,10 @@ class Books:
     def begun(self, request_id: int, profile: Profile, worker: str) -> None:
         """A worker begins this request."""
         if profile.idempotent:
+            runs = self._runs.get(request_id, 0)
+            self._runs[request_id] = runs + 1
+            if runs or self._is_early(request_id):
+                self._doubled[request_id] += 1
             return
         count = self.starts[request_id] = self.starts.get(request_id, 0) + 1
         if count > 1:
@@ -87,6 +103,26 @@ class Books:
         """It is done there."""
         if not profile.idempotent:
             self.running.pop(request_id, None)
+        else:
+            self._run_ended(request_id)
+
+    def _run_ended(self, request_id: int) -> None:
+        runs = self._runs.get(request_id, 0)
+        if runs > 1:
+            self._runs[request_id] = runs - 1
+        elif runs:
+            del self._runs[request_id]
+
+    def _is_early(self, request_id: int) -> bool:
+        """Whether it may begin because a new broker has not heard yet of the last death."""
+        now = self.world.now
+        died_at = self._died_at.get(request_id)
+        return died_at is not None and now < died_at + WORD_S and now < self.broker_since + WORD_S
+
+    def lose_sight(self, running: Collection[int], pid: int) -> None:
+        """The broker has lost its connection to a process that runs these."""
+        for request_id in running:
+            self.lost.setdefault(request_id, set()).add(pid)
 
     def first_time(self, request_id: int) -> bool:
         """True for every second request, when it runs first."""
@@ -100,14 +136,17 @@ class Books:
         self.worker_deaths += 1
         for request_id in running:
             self.running.pop(request_id, None)
+            self._run_ended(request_id)
             self.deaths[request_id] += 1
+            self._died_at[request_id] = self.world.now
             profile = self.profile(request_id)
             if profile.deed in (Deed.KILL, Deed.FLAKY):
                 self.task_deaths += 1
             allowed = self.allowed(profile)
             if self.deaths[request_id] == allowed:
                 self.spent[profile.name] += 1
-            if self.deaths[request_id] > allowed:
+            # one that ran twice at once, since its first run was out of sight, may kill both
+            if self.deaths[request_id] > allowed + self._doubled[request_id]:
                 count = self.deaths[request_id]
                 self.fail(
                     f"{text(request_id)} ({profile.name}) killed {count} workers of {allowed}"
@@ -256,20 +295,20 @@ class ClientBooks:
                 # where starts were forgotten, whatever came before may have been one
                 return "" if starts or books.forgets() else "it was never begun"
             case Status.QUARANTINED:
-                return self._blamed(profile, deaths, body)
+                return self._blamed(request_id, profile, deaths, body)
         return "nothing here explains it"
 
-    def _blamed(self, profile: Profile, deaths: int, body: bytes) -> str:
+    def _blamed(self, request_id: int, profile: Profile, deaths: int, body: bytes) -> str:
         if profile.deed in (Deed.KILL, Deed.FLAKY):
             return ""
         allowed = self._books.allowed(profile)
         if self._books.spent[profile.name] >= STRIKES:
             # the whole task is quarantined
             return ""
-        detail: Any = decode_body(body)
-        if detail.get("pid") is None:
-            # a worker that is cut off and does not come back within a second counts as dead
+        # a worker that is cut off and does not come back within a second counts as dead
+        if len(self._books.lost.get(request_id, ())) >= allowed:
             return ""
+        detail: Any = decode_body(body)
         return f"only {deaths} of {allowed} died under it; {detail}" if deaths < allowed else ""
 
 

@@ -62,8 +62,6 @@ class Supervisor(Process):
         self.processes: dict[str, BrokerProcess | WorkerProcess] = {}
         #: request -> processes that died under it, for brokers to come
         self.deaths: dict[int, int] = {}
-        #: the broker that was told of them
-        self._told = 0
         self._pids = 100
         self._due = 0.0
 
@@ -176,10 +174,10 @@ class Supervisor(Process):
             death = {
                 "pid": pid,
                 "exit": cause,
-                "signal": 9,
-                "code": None,
+                "signal": int(words[1]) if (words := cause.split())[0] == "signal" else None,
+                "code": int(words[1]) if words[0] == "code" else None,
                 "peak_rss_bytes": 1 << 24,
-                "out_of_memory": False,
+                "oom": False,
                 "log_lines": [],
                 "reason": reason,
                 "requests": list(running),
@@ -218,8 +216,4 @@ class Supervisor(Process):
             if child.role is Role.WORKER
         ]
         delay_s = LEASH_S * self.world.random.random()
-        if broker.pid != self._told:
-            # its first message: what earlier brokers knew of requests that kill
-            self._told = broker.pid
-            broker.later(delay_s, broker.take_deaths, dict(self.deaths))
         broker.later(delay_s, broker.take_fleet, workers)

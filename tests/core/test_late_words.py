@@ -8,6 +8,7 @@ import pytest
 
 from lbcore.core.errors import Cancelled, Status
 from lbcore.core.frames import Flag, request_frame
+from lbcore.core.losses import MISSING_S
 from lbcore.core.resume import RESUME_S
 from lbcore.core.worker import error_payload
 from tests.core.driver import Driver
@@ -82,3 +83,32 @@ def test_deaths_are_remembered_of_a_client_that_was_taken_for_gone(drive: Drive)
     again = request_frame(request_id, driver.numbers["short"], flags=Flag.RESENT)
     driver.from_client(client, again)
     assert driver.ledger.attempts == {request_id: 2}
+
+
+def test_nobody_is_tried_again_before_it_is_known_what_a_dead_process_ran(drive: Drive) -> None:
+    """The broker was away: it finds the next process where the one was that it knew."""
+    driver = drive(workers=2)
+    client = driver.client()
+    ids = driver.send(client, "short", 6)
+    held = [each.id for each in driver.held[0]]
+    driver.cut(0, running=None)
+    assert sorted(driver.ledger.missing) == held
+    # it had answered all but the last one, and its answers were lost with it
+    driver.die(0, requests=[held[-1]])
+    assert driver.ledger.attempts == {held[-1]: 2}
+    driver.finish()
+    assert sorted(driver.answered_ids(client)) == ids
+    driver.assert_empty()
+
+
+def test_without_a_word_of_its_end_only_the_first_ones_count_as_run(drive: Drive) -> None:
+    driver = drive(workers=2)
+    client = driver.client()
+    ids = driver.send(client, "short", 6)
+    held = [each.id for each in driver.held[0]]
+    driver.cut(0, running=None)
+    driver.advance(MISSING_S + 0.1)
+    assert driver.ledger.attempts == {held[0]: 2}
+    driver.finish()
+    assert sorted(driver.answered_ids(client)) == ids
+    driver.assert_empty()

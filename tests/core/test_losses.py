@@ -286,11 +286,14 @@ def test_deaths_that_become_known_late_count_too(drive: Drive) -> None:
     ("replaced", "death", "ours"),
     [
         (None, {}, False),
-        (Replaced(5, "why"), {"signal": 9}, True),
+        (Replaced(5, "why"), {}, True),
+        (Replaced(5, "why"), {"signal": 9}, False),
+        (Replaced(5, "why"), {"signal": 9, "reason": ""}, False),
+        (Replaced(5, "why"), {"code": 1, "reason": ""}, False),
         (Replaced(5, "why"), {"signal": 9, "reason": "why"}, True),
         (Replaced(5, "why"), {"signal": 9, "reason": "memory"}, False),
         (Replaced(5, "why"), {"signal": 9, "oom": True}, False),
-        (Replaced(5, "why"), {"signal": 11}, False),
+        (Replaced(5, "why"), {"signal": 11, "reason": "why"}, False),
         (Replaced(6, "why"), {"signal": 9}, False),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 from lbcore.core.errors import Quarantined, RequestError, Status
 from lbcore.core.worker import error_payload
 from lbcore.sim.catalogue import BY_NAME, PLACES, PROFILES, Deed
-from lbcore.sim.oracles import Books, ClientBooks, Violation
+from lbcore.sim.oracles import WORD_S, Books, ClientBooks, Violation
 from lbcore.sim.world import World
 
 
@@ -143,6 +143,49 @@ def test_a_death_too_many_is_seen(books: Books, task: str, allowed: int) -> None
         books.died([1 << 32 | 1], "worker-1")
     with pytest.raises(Violation, match=f"killed {allowed + 1} workers of {allowed}"):
         books.died([1 << 32 | 1], "worker-1")
+
+
+def test_one_that_ran_in_two_processes_at_once_may_kill_both(books: Books) -> None:
+    opened(books, "poison_twice")
+    request_id, profile = 1 << 32 | 1, BY_NAME["poison_twice"]
+    for worker in ("worker-1", "worker-2", "worker-3"):
+        books.begun(request_id, profile, worker)
+        if worker != "worker-1":
+            books.died([request_id], worker)
+    books.died([request_id], "worker-1")
+    books.begun(request_id, profile, "worker-4")
+    books.died([request_id], "worker-4")
+    books.begun(request_id, profile, "worker-5")
+    with pytest.raises(Violation, match="killed 5 workers of 2"):
+        books.died([request_id], "worker-5")
+
+
+def test_a_new_broker_may_not_have_heard_of_the_last_death(books: Books) -> None:
+    opened(books, "poison_twice")
+    request_id, profile = 1 << 32 | 1, BY_NAME["poison_twice"]
+    for _ in range(2):
+        books.begun(request_id, profile, "worker-1")
+        books.died([request_id], "worker-1")
+    books.broker_since = books.world.now
+    books.begun(request_id, profile, "worker-2")
+    books.died([request_id], "worker-2")
+    books.world.run(books.world.now + 2 * WORD_S)
+    books.begun(request_id, profile, "worker-3")
+    with pytest.raises(Violation, match="killed 4 workers of 2"):
+        books.died([request_id], "worker-3")
+
+
+def test_a_process_out_of_sight_counts_as_dead(books: Books) -> None:
+    client, _ = opened(books, "short")
+    for pid in (1, 2, 2):
+        books.lose_sight([1 << 32 | 1], pid)
+    blamed = error_payload(Quarantined("no", pid=7))
+    with pytest.raises(Violation, match="only 0 of 3"):
+        answer(client, Status.QUARANTINED, blamed)
+    client, _ = opened(books, "short")
+    for pid in (1, 2, 3):
+        books.lose_sight([client.number << 32 | 1], pid)
+    answer(client, Status.QUARANTINED, blamed)
 
 
 def test_a_client_number_given_twice_is_seen(books: Books) -> None:
