@@ -86,9 +86,11 @@ class Durable:
         "marking",
         "open",
         "recovered",
+        "recovered_at",
         "retry_at",
         "staged",
         "staged_bytes",
+        "taken_up",
         "unmarked",
         "unwritten",
         "wait_until",
@@ -118,6 +120,9 @@ class Durable:
         self.marking: dict[int, int] = {}
         #: found in the store, and not queued: nobody has the task so far, or somebody may run it
         self.recovered: dict[int, OpenRequest] = {}
+        #: when that was, monotonic; and the ids of all that was found, done since or not
+        self.recovered_at = 0.0
+        self.taken_up: frozenset[int] = frozenset()
         #: of the recovered and of the staged ones those whose client came back and waits
         self.wanted: set[int] = set()
         #: until when workers may claim what is recovered; None afterwards
@@ -127,7 +132,7 @@ class Durable:
         self.wait_until: float | None = None
         #: ids that the store was asked for -> what to do with the answer
         self.asked: dict[int, list[Waiter | Resent]] = {}
-        #: the largest client number that the store knows of, or will with what was handed over
+        #: the largest client number that the store knows of
         self.clients_known = 0
         #: and that it knew of when it was opened
         self.clients_recovered = 0

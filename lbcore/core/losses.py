@@ -77,10 +77,13 @@ def lose(
         text += f"sent on to others at once: {len(moved)}"
         outbox.add(Note("WARNING", text, next(iter(begun)) if len(begun) == 1 else 0))
     death = ledger.deaths.pop(number, None)
+    if death is None and worker.pid is not None:
+        # a greeting that was read when its sender was dead already, and known to be
+        death = ledger.buried.get(number, {}).get(worker.pid) or None
     if begun:
         ledger.wake(until, Alarm.MISSING, number)
-        if death is not None:
-            bury(ledger, worker, death, now, outbox)
+    if death is not None:
+        bury(ledger, worker, death, now, outbox)
 
 
 def _begun(
@@ -99,7 +102,7 @@ def _begun(
     """
     idempotent, history = ledger.tasks.idempotent, ledger.history
     # where starts are written down, what must not run twice is found there or did not begin
-    since = ledger.joined_at.get(worker.number, now) - LONG_S
+    since = max(history.began_at, ledger.joined_at.get(worker.number, now) - LONG_S)
     is_written = not history.overwritten_since(since)
     if running is None:
         places = set(range(min(worker.concurrency, len(held))))
@@ -173,8 +176,7 @@ def bury(
         if missing.worker == worker.number and missing.pid == pid
     ]
     _decide(ledger, worker, lost, death, now, outbox)
-    if isinstance(pid, int) and ledger.buried.get(worker.number) != pid:
-        ledger.buried[worker.number] = pid
+    if isinstance(pid, int) and ledger.remember_end(worker.number, pid, death):
         if _was_ours(ledger.replaced.get(worker.number), pid, death):
             return
         _blame_others(ledger, worker, {request_id for request_id, _ in lost}, death, now, outbox)
@@ -223,7 +225,7 @@ def give_up_missing(ledger: Ledger, number: int, now: float, outbox: Outbox) -> 
     for _, missing in lost:
         if missing.pid is not None:
             # a word that comes later comes too late
-            ledger.buried[number] = missing.pid
+            ledger.remember_end(number, missing.pid, {})
     _decide(ledger, worker, lost, {}, now, outbox)
 
 

@@ -9,6 +9,7 @@ Called by ``broker``; works on the ``Ledger``.
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import TYPE_CHECKING, Final
 
@@ -61,14 +62,15 @@ def _recover(ledger: Ledger, recovered: Recovered, now: float, outbox: Outbox) -
     durable = ledger.durable
     durable.clients_known = durable.clients_recovered = recovered.clients
     durable.recovered = {request.id: request for request in recovered.requests}
+    durable.recovered_at, durable.taken_up = now, frozenset(durable.recovered)
     for request_id in ledger.adopted & durable.recovered.keys():
         # a worker that runs it has greeted first
         worker = ledger.holder(request_id)
         if worker is not None:
-            frame = durable.recovered.pop(request_id).frame
-            fill_placeholder(
-                ledger, request_id, _numbered(frame, task_of(worker.inflight[request_id]))
-            )
+            request = durable.recovered.pop(request_id)
+            frame = _numbered(request.frame, task_of(worker.inflight[request_id]))
+            fill_placeholder(ledger, request_id, frame)
+            _set_deadline(ledger, request)
             durable.open[request_id] = ledger.owner(request_id) is not None
     if durable.recovered:
         durable.claims_until = now + CLAIM_S
@@ -87,6 +89,9 @@ def claim(ledger: Ledger, request_id: int, task: int) -> bytes | None:
     if request is None:
         return None
     _open(ledger, request_id)
+    _set_deadline(ledger, request)
+    if deaths := ledger.deaths_before.pop(request_id, 0):
+        ledger.attempts[request_id] = deaths + 1
     return _numbered(request.frame, task)
 
 
@@ -115,13 +120,10 @@ def release(ledger: Ledger, now: float, outbox: Outbox) -> None:
         frame = _numbered(request.frame, task)
         del durable.recovered[request.id]
         _open(ledger, request.id)
-        left_ms = _left_ms(request)
-        if left_ms is not None and left_ms <= 0:
+        if _set_deadline(ledger, request) <= now:
             error = DeadlineExceeded("its deadline passed")
             ledger.answer(request.id, task, error, outbox)
             continue
-        if left_ms is not None:
-            ledger.set_deadline(request.id, now + left_ms / 1000.0)
         if ledger.tasks.idempotent(task):
             is_usual = not _has_deaths(ledger, request.id, frame, now, outbox)
         else:
@@ -176,9 +178,14 @@ def _has_deaths(ledger: Ledger, request_id: int, frame: bytes, now: float, outbo
     return True
 
 
-def _left_ms(request: OpenRequest) -> int | None:
+def _set_deadline(ledger: Ledger, request: OpenRequest) -> float:
+    """The moment of a request's deadline, which holds from now on; infinite without one."""
     deadline_ms = int.from_bytes(request.frame[16:20], "little")
-    return deadline_ms - int(request.age_s * 1000.0) if deadline_ms else None
+    if not deadline_ms:
+        return math.inf
+    at = ledger.durable.recovered_at + deadline_ms / 1000.0 - request.age_s
+    ledger.set_deadline(request.id, at)
+    return at
 
 
 def _numbered(frame: bytes, task: int) -> bytes:

@@ -83,6 +83,9 @@ def _look_up(ledger: Ledger, request_id: int, who: Waiter | Resent, outbox: Outb
     askers = ledger.durable.asked.setdefault(request_id, [])
     if not askers:
         outbox.add(LookUp(request_id))
+    if isinstance(who, Resent):
+        # a client that came back once more before the store had looked asks once
+        askers[:] = [each for each in askers if not isinstance(each, Resent)]
     askers.append(who)
 
 

@@ -300,7 +300,12 @@ def _book(ledger: Ledger, worker: Worker, request_id: int, frame: bytes, now: fl
 
 
 def _adopt(ledger: Ledger, worker: Worker, request_id: int, task: int, now: float) -> bool:
-    """Book a request that a worker began for an earlier broker, for a client that will come."""
+    """Book a request that a worker began for an earlier broker, for a client that will come.
+
+    False when nobody will: also of one that the store held as unfinished, and that is done by now.
+    """
+    if request_id in ledger.durable.taken_up:
+        return False
     client = ledger.owner(request_id)
     if client is None:
         buffer = FrameBuffer(ledger.limits.frame_bytes)

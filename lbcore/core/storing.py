@@ -58,7 +58,8 @@ def stage(
     durable.staged_bytes += run.bytes
     durable.batch.runs.append(run)
     if number > durable.clients_known:
-        durable.clients_known = durable.batch.clients = number + CLIENTS_BLOCK
+        # with each batch until one with it is written: those before may all fail
+        durable.batch.clients = max(durable.batch.clients, number + CLIENTS_BLOCK)
     return len(run.ids) if is_counted else 0
 
 
@@ -101,6 +102,7 @@ def take_word(ledger: Ledger, event: Written | NotWritten, now: float, outbox: O
 
 def _written(ledger: Ledger, batch: Batch, now: float, outbox: Outbox) -> None:
     """The store has written a batch: what waited for that goes on."""
+    ledger.durable.clients_known = max(ledger.durable.clients_known, batch.clients)
     for run in batch.runs:
         assert isinstance(run, Staged)
         _accept(ledger, run, outbox)
@@ -182,7 +184,6 @@ def _not_written(
     New requests are refused.  Results and marks are tried again: what is accepted stays so.
     """
     durable = ledger.durable
-    durable.clients_known = 0
     error: RequestError = BadRequest(event.reason)
     if event.is_full:
         error = Busy(

@@ -16,6 +16,8 @@ from .quarantine import Quarantine
 
 #: deaths under requests that are not here are remembered for so many of them
 DEATHS_BEFORE_MAX: Final = 10_000
+#: of so many processes of a worker it is remembered how they ended
+ENDS_MAX: Final = 8
 
 
 class Alarm(IntEnum):
@@ -108,8 +110,8 @@ class SideTables:
         self.replaced: dict[int, Replaced] = {}
         #: worker number -> how its process ended, while its connection is still to be read out
         self.deaths: dict[int, Mapping[str, Any]] = {}
-        #: worker number -> its process whose death was decided upon last
-        self.buried: dict[int, int] = {}
+        #: worker number -> its last processes whose death was decided upon: pid -> what was told
+        self.buried: dict[int, dict[int, Mapping[str, Any]]] = {}
         #: worker number -> when its present process greeted
         self.joined_at: dict[int, float] = {}
         self.quarantine = Quarantine()
@@ -131,6 +133,15 @@ class SideTables:
         self.deaths_before[request_id] = count
         if len(self.deaths_before) > DEATHS_BEFORE_MAX:
             del self.deaths_before[next(iter(self.deaths_before))]
+
+    def remember_end(self, number: int, pid: int, death: Mapping[str, Any]) -> bool:
+        """A worker's process ended, as far as that is known; False when that was known before."""
+        ends = self.buried.setdefault(number, {})
+        is_news = pid not in ends
+        ends[pid] = ends.get(pid) or death
+        if len(ends) > ENDS_MAX:
+            del ends[next(iter(ends))]
+        return is_news
 
     def check_side_tables(
         self, workers: Iterable[Worker], waiting: Set[int], held: Set[int], answered: Set[int]

@@ -112,3 +112,25 @@ def test_without_a_word_of_its_end_only_the_first_ones_count_as_run(drive: Drive
     driver.finish()
     assert sorted(driver.answered_ids(client)) == ids
     driver.assert_empty()
+
+
+def test_a_greeting_of_a_process_that_is_known_to_be_dead_costs_nobody_an_attempt(
+    drive: Drive,
+) -> None:
+    """Its word waited in the socket of a broker that was away; its death was told first."""
+    driver = drive(workers=1)
+    client = driver.client()
+    driver.lose(0)
+    driver.die(0, requests=[])
+    driver.die(0, requests=[])
+    driver.lives[0] -= 2
+    driver.join(0)
+    driver.lives[0] += 2
+    (request_id,) = driver.send(client, "short")
+    driver.cut(0, running=None)
+    assert not driver.ledger.missing, "nothing is left to wait for"
+    assert driver.ledger.attempts == {}
+    driver.join(0)
+    driver.finish()
+    assert driver.answered_ids(client) == [request_id]
+    driver.assert_empty()
