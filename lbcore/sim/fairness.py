@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from .client_process import ClientProcess
     from .run import Run
 
 #: requests of a modest client, and how many times as many the greedy one sends before it
@@ -34,7 +35,7 @@ def check_fairness(run: Run) -> None:
         world.say(f"FAIRNESS: {greedy.name} is greedy, {len(modest)} are modest")
     greedy.send(TASK, MODEST * GREED)
     world.run(world.now + 0.005)
-    before = greedy.session.unanswered
+    before = _ended_by_itself(greedy)
     for client in modest:
         client.send(TASK, MODEST)
     end = world.now + WAIT_S
@@ -42,7 +43,7 @@ def check_fairness(run: Run) -> None:
         world.run(world.now + 0.005)
         if world.now > end:
             system.books.fail(f"modest clients wait for {WAIT_S:g} s beside a greedy one")
-    served = before - greedy.session.unanswered
+    served = _ended_by_itself(greedy) - before
     # what was with workers before, and what fits there at once, is nobody's fault
     slack = 4 * sum(worker.concurrency for worker in system.topology.workers) + 8
     if served > SHARE_MAX * MODEST + slack:
@@ -54,3 +55,10 @@ def check_fairness(run: Run) -> None:
         world.run(world.now + 0.1)
         if world.now > end + WAIT_S:
             system.books.fail("the greedy client is not served")
+
+
+def _ended_by_itself(client: ClientProcess) -> int:
+    """How many requests of a client were answered; what it takes back is not served."""
+    books = client.books
+    assert books is not None, "it is welcome"
+    return books.count - client.session.unanswered - books.taken_back

@@ -186,13 +186,13 @@ class ClientBooks:
     __slots__ = (
         "_books",
         "_deadlines",
-        "_withdrawn",
         "bodies",
         "count",
         "name",
         "number",
         "places",
         "states",
+        "taken_back",
         "waits",
     )
 
@@ -209,7 +209,8 @@ class ClientBooks:
         #: the argument, which is what its task returns
         self.bodies: list[bytes] = [b""]
         self._deadlines: dict[int, float] = {}
-        self._withdrawn: set[int] = set()
+        #: requests that it took back
+        self.taken_back = 0
 
     def open(self, first: int, count: int, place: int, deadline_s: float) -> bytes:
         """Requests are about to be sent; returns what their argument has to be."""
@@ -230,7 +231,7 @@ class ClientBooks:
         """The client took a request back: that is its visible end."""
         self._close(request_id)
         self._books.answers[int(Status.CANCELLED)] += 1
-        self._withdrawn.add(request_id & SEQUENCE_MASK)
+        self.taken_back += 1
 
     def abandon(self) -> None:
         """The client is gone."""
