@@ -136,7 +136,7 @@ class Durable:
         self.clients_known = 0
         #: and that it knew of when it was opened
         self.clients_recovered = 0
-        #: the store had no space: when the rest is tried again, and the rest
+        #: the store had no space: when the rest is tried again, and the results among it
         self.retry_at: float | None = None
         self.unwritten = Batch()
         self.accepted = 0

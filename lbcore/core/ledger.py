@@ -296,6 +296,9 @@ class Ledger(SideTables):
                 worker.solo = 0
                 self.refresh_ready(worker, now)
             return frame
+        frame = self.unmarkable.pop(request_id, None)
+        if frame is not None:
+            return frame
         for number, requests in self.pinned.items():
             if request_id in requests:
                 frame = requests.pop(request_id)
@@ -328,10 +331,8 @@ class Ledger(SideTables):
     @property
     def idle(self) -> bool:
         """Nothing that was accepted is left to do."""
-        return (
-            not (self.queue.count or self.in_flight or self.missing or self.suspects or self.pinned)
-            and self.durable.is_idle
-        )
+        special = self.missing or self.suspects or self.pinned or self.unmarkable
+        return not (self.queue.count or self.in_flight or special) and self.durable.is_idle
 
     def queued_ids(self, client: int = 0, task: int = -1) -> list[int]:
         """The ids of what waits in the queue, of one client or of one task."""

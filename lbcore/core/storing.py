@@ -17,7 +17,7 @@ from .frames import SEQUENCE_BITS, Flag, accepted_frame, priority_of, reply_fram
 from .lanes import clamp_priority
 from .queue import Run, frame_bytes
 from .records import Batch, NotWritten, Written
-from .replies import settle
+from .replies import end_solo, settle
 from .results import ask_again, tell, tell_waiters
 
 if TYPE_CHECKING:
@@ -181,7 +181,8 @@ def _not_written(
 ) -> None:
     """The store could not write a batch, and nothing of it is written.
 
-    New requests are refused.  Results and marks are tried again: what is accepted stays so.
+    New requests are refused.  Results and marks are tried again: what is accepted stays so, and
+    keeps no worker from those that need no store.
     """
     durable = ledger.durable
     error: RequestError = BadRequest(event.reason)
@@ -204,13 +205,16 @@ def _not_written(
                 ledger.pass_on(run.client, reply, 1, outbox)
             else:
                 tell(ledger, run.client, reply, outbox)
-    durable.unwritten.begun += batch.begun
+    for request_id in batch.begun:
+        _set_aside(ledger, request_id, now)
     durable.unwritten.results += batch.results
-    if durable.unwritten and durable.retry_at is None:
+    is_waiting = bool(durable.unwritten or ledger.unmarkable)
+    if is_waiting and durable.retry_at is None:
         durable.retry_at = now + FULL_RETRY_S
-    if refused or durable.unwritten:
-        text = f"{refused} durable requests refused, {len(durable.unwritten.results)} "
-        outbox.add(Note("ERROR", f"{text}results held back: {event.reason}"))
+    if refused or is_waiting:
+        text = f"{refused} durable requests refused, {len(ledger.unmarkable)} and "
+        text += f"{len(durable.unwritten.results)} results held back: {event.reason}"
+        outbox.add(Note("ERROR", text))
 
 
 # ---- to a worker -------------------------------------------------------------------------------
@@ -245,17 +249,40 @@ def _send_marked(ledger: Ledger, request_id: int, now: float, outbox: Outbox) ->
         return  # it is back in the queue, and will be sent at once from there
     if request_id in ledger.answered:
         # it was taken back meanwhile, and never sent
-        before = len(worker.inflight)
-        del worker.inflight[request_id]
-        ledger.answered.discard(request_id)
-        ledger.grace.pop(request_id, None)
-        ledger.in_flight -= 1
-        worker.recount()
-        settle(ledger, worker, before, now)
+        _take_from(ledger, worker, request_id, now)
     else:
         # workers begin in the order of sending
         worker.inflight[request_id] = worker.inflight.pop(request_id)
         outbox.to_worker(worker.number, frame)
+
+
+def _set_aside(ledger: Ledger, request_id: int, now: float) -> None:
+    """A request's mark cannot be written: it leaves its worker, where it never was."""
+    number = ledger.durable.marking.pop(request_id, None)
+    worker = ledger.fleet.workers[number] if number is not None else None
+    frame = worker.inflight.get(request_id) if worker is not None else None
+    was_answered = request_id in ledger.answered
+    if worker is not None and frame is not None:
+        _take_from(ledger, worker, request_id, now)
+        if not was_answered:
+            ledger.unmarkable[request_id] = frame
+    if request_id in ledger.durable.open:
+        ledger.durable.unmarked.add(request_id)
+
+
+def _take_from(ledger: Ledger, worker: Worker, request_id: int, now: float) -> None:
+    """A request that was booked at a worker, and not sent, is not booked there any more."""
+    before, head_at = len(worker.inflight), worker.head_at
+    del worker.inflight[request_id]
+    ledger.answered.discard(request_id)
+    ledger.grace.pop(request_id, None)
+    ledger.in_flight -= 1
+    worker.recount()
+    settle(ledger, worker, before, now)
+    # what runs there began when it began
+    worker.head_at = head_at
+    if worker.solo:
+        end_solo(ledger, worker, now)
 
 
 # ---- coming back -------------------------------------------------------------------------------
@@ -293,6 +320,7 @@ def retry_unwritten(ledger: Ledger, now: float) -> None:
     if durable.retry_at is None or durable.retry_at > now:
         return
     durable.retry_at = None
-    durable.batch.begun += durable.unwritten.begun
     durable.batch.results += durable.unwritten.results
     durable.unwritten = Batch()
+    ledger.requeue(list(ledger.unmarkable.items()))
+    ledger.unmarkable.clear()

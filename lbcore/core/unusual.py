@@ -85,6 +85,7 @@ class SideTables:
         "reserved",
         "revived",
         "suspects",
+        "unmarkable",
     )
 
     def __init__(self) -> None:
@@ -104,6 +105,8 @@ class SideTables:
         #: requests that a worker died under, waiting for one to run on alone; and who is kept free
         self.suspects: dict[int, bytes] = {}
         self.reserved: dict[int, Worker] = {}
+        #: durable ones that must not run twice, while the store has no space for their marks
+        self.unmarkable: dict[int, bytes] = {}
         #: worker number -> requests that nobody else can answer for, waiting for it
         self.pinned: dict[int, dict[int, bytes]] = {}
         #: worker number -> its process that this broker wanted killed
@@ -125,7 +128,7 @@ class SideTables:
     def special_ids(self, client: int = 0) -> list[int]:
         """The ids of what is neither in the queue nor with a worker, of one client or of all."""
         pinned = [request_id for each in self.pinned.values() for request_id in each]
-        ids = [*self.missing, *self.suspects, *pinned]
+        ids = [*self.missing, *self.suspects, *self.unmarkable, *pinned]
         return [each for each in ids if client in (0, each >> SEQUENCE_BITS)]
 
     def remember_deaths(self, request_id: int, count: int) -> None:

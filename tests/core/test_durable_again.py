@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lbcore.core.durable import FULL_RETRY_S
 from lbcore.core.errors import Status
 from lbcore.core.frames import request_frame
 
@@ -113,3 +114,47 @@ def test_soon_after_the_start_what_waits_at_a_lost_worker_is_known_not_to_have_b
     driver.finish()
     assert driver.statuses(client) == [Status.OK, Status.OK]
     assert sorted(driver.answered_ids(client)) == ids
+
+
+def test_a_full_store_takes_no_worker_from_requests_that_need_none() -> None:
+    driver = slow_disk(workers=1)
+    client = driver.client()
+    driver.disk.works = True
+    (held,) = driver.send(client, "short")
+    ids = driver.send(client, "frail", 2, flags=DURABLE)
+    driver.disk.works = False
+    driver.answer(0)
+    assert driver.disk.orders, "a mark has to be written"
+    driver.perform(driver.broker.stored(driver.disk.refuse(), driver.now))
+    (other,) = driver.send(client, "short")
+    driver.perform(driver.broker.stored(driver.disk.refuse(), driver.now))
+    assert sorted(driver.ledger.unmarkable) == ids
+    driver.answer(0)
+    assert driver.answered_ids(client) == [held, other]
+    driver.cancel(ids[1])
+    driver.disk.works = True
+    driver.let_store()
+    assert driver.answered_ids(client) == [held, other, ids[1]]
+    driver.advance(FULL_RETRY_S + 0.1)
+    driver.finish()
+    assert driver.answered_ids(client) == [held, other, ids[1], ids[0]]
+    assert [each[1] for each in driver.sent] == [held, other, ids[0]]
+    driver.assert_empty()
+
+
+def test_one_whose_worker_dies_while_its_mark_cannot_be_written_is_marked_again() -> None:
+    driver = slow_disk(workers=1)
+    client = driver.client()
+    driver.disk.works = True
+    (held,) = driver.send(client, "short")
+    (request_id,) = driver.send(client, "frail", flags=DURABLE)
+    driver.disk.works = False
+    driver.answer(0)
+    driver.lose(0, running=())
+    driver.perform(driver.broker.stored(driver.disk.refuse(), driver.now))
+    driver.disk.works = True
+    driver.join(0)
+    driver.advance(FULL_RETRY_S + 0.1)
+    driver.finish()
+    assert driver.answered_ids(client) == [held, request_id]
+    driver.assert_empty()
