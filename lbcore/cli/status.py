@@ -172,6 +172,8 @@ def print_facts(screen: Console, facts: Facts) -> None:
         screen.print(f"the broker is {printable(broker_state)}: its figures are not known")
     for line in _change_lines(facts.get("last_change"), screen.width):
         screen.print(line)
+    for line in _store_lines(facts.get("durable")):
+        screen.print(line)
     table = make_table(_COLUMNS, gap=1)
     name_width = max(_NAME_WIDTH, screen.width - 80 + _NAME_WIDTH)
     for worker in facts["workers"]:
@@ -191,6 +193,17 @@ def print_facts(screen: Console, facts: Facts) -> None:
     if facts.get("explain"):
         screen.print()
         print_decisions(screen, facts["explain"])
+
+
+def _store_lines(store: Facts | None) -> list[str]:
+    """What is accepted and written down, where there is any of it."""
+    if not store or not (store["every"] or store["unfinished"] or store["is_full"]):
+        return []
+    count = count_of(store["unfinished"] + store["being_written"], "request")
+    lines = [f"durable ({printable(store['level'])}): {count} unfinished"]
+    if store["is_full"]:
+        lines.append("the store has no space: new durable requests are answered Busy")
+    return lines
 
 
 def _change_lines(change: Facts | None, width: int) -> list[str]:

@@ -75,10 +75,24 @@ def system_status(broker: Broker, now: float) -> dict[str, Any]:
             "backlog_s": ledger.backlog_s(now),
             "transit_s": ledger.fleet.transit_s,
         },
+        "durable": _durable_status(ledger),
         "clients": [_client_status(ledger, client) for client in ledger.clients.values()],
         "workers": [
             _worker_status(ledger, worker, now) for worker in ledger.fleet.by_name.values()
         ],
+    }
+
+
+def _durable_status(ledger: Ledger) -> dict[str, Any]:
+    durable = ledger.durable
+    return {
+        "level": durable.level.name.lower(),
+        "every": durable.every,
+        "unfinished": len(durable.open) + len(durable.recovered),
+        "being_written": len(durable.staged) + len(durable.finishing),
+        "accepted": durable.accepted,
+        "finished": durable.finished,
+        "is_full": durable.retry_at is not None,
     }
 
 

@@ -117,6 +117,41 @@ def test_the_widest_figures_still_fit(
     assert lines[-1].split()[:2] == ["a-worker-...", "STARTING"]
 
 
+@pytest.mark.parametrize(
+    ("store", "expected"),
+    [
+        ({}, []),
+        ({"unfinished": 2, "being_written": 1}, ["durable (disk): 3 requests unfinished"]),
+        ({"every": True}, ["durable (disk): 0 requests unfinished"]),
+        (
+            {"is_full": True},
+            [
+                "durable (disk): 0 requests unfinished",
+                "the store has no space: new durable requests are answered Busy",
+            ],
+        ),
+    ],
+)
+def test_what_is_durable_is_shown_where_there_is_any(
+    store: dict[str, object],
+    expected: list[str],
+    broker: FakeBroker,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    nothing = {
+        "level": "disk",
+        "every": False,
+        "unfinished": 0,
+        "being_written": 0,
+        "accepted": 5,
+        "finished": 5,
+        "is_full": False,
+    }
+    broker.statuses = [status_facts(worker_facts("worker-1")) | {"durable": nothing | store}]
+    assert run(["status", "--port", "8000"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:-3] == expected
+
+
 def test_json_is_what_the_broker_says(
     broker: FakeBroker, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -158,3 +158,23 @@ def test_one_whose_worker_dies_while_its_mark_cannot_be_written_is_marked_again(
     driver.finish()
     assert driver.answered_ids(client) == [held, request_id]
     driver.assert_empty()
+
+
+def test_status_tells_of_the_store() -> None:
+    driver = slow_disk(workers=1)
+    client = driver.client()
+    driver.send(client, "short", 2, flags=DURABLE)
+    nothing = {"level": "disk", "every": False, "accepted": 0, "finished": 0, "is_full": False}
+    seen = driver.ask(client, {"op": "status"})["durable"]
+    assert seen == nothing | {"unfinished": 0, "being_written": 2}
+    driver.let_store()
+    seen = driver.ask(client, {"op": "status"})["durable"]
+    assert seen == nothing | {"accepted": 2, "unfinished": 2, "being_written": 0}
+    driver.disk.works = True
+    driver.finish()
+    seen = driver.ask(client, {"op": "status"})["durable"]
+    assert seen == nothing | {"accepted": 2, "finished": 2, "unfinished": 0, "being_written": 0}
+    driver.disk.works = False
+    driver.send(client, "short", flags=DURABLE)
+    driver.perform(driver.broker.stored(driver.disk.refuse(), driver.now))
+    assert not driver.ask(client, {"op": "status"})["durable"]["is_full"], "nothing waits"
