@@ -145,8 +145,10 @@ class Ledger(SideTables):
 
     def forget(self, request_id: int) -> None:
         """Drop what the side tables hold of a request that leaves."""
-        if self.attempts.pop(request_id, None) is not None:
+        if attempts := self.attempts.pop(request_id, 0):
             self.died_under.pop(request_id, None)
+            # its client may send it again all the same: it was away, or the answer is lost
+            self.remember_deaths(request_id, attempts - 1)
         self.timed.pop(request_id, None)
 
     def pause(self, number: int, paused: bool) -> None:
@@ -159,9 +161,6 @@ class Ledger(SideTables):
     def drop(self, request_id: int) -> None:
         """A request leaves without an answer: nobody wants one, or it will be sent again."""
         self.dropped += 1
-        if request_id in self.attempts:
-            # its client may come back all the same
-            self.remember_deaths(request_id, self.attempts[request_id] - 1)
         self.forget(request_id)
         client = self.owner(request_id)
         if client is not None:

@@ -131,9 +131,10 @@ class Books:
         self._seen.add(request_id)
         return True
 
-    def died(self, running: list[int], worker: str) -> None:
+    def died(self, running: list[int], worker: str, pid: int = 0) -> None:
         """A worker process died while it ran these."""
         self.worker_deaths += 1
+        self.lose_sight(running, pid)
         for request_id in running:
             self.running.pop(request_id, None)
             self._run_ended(request_id)

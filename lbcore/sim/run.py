@@ -13,6 +13,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Final, NamedTuple
 
+from lbcore.core.dispatch import BOUND_MAX
 from lbcore.core.topology import Address, Limits, PolicyConfig, Topology, WorkerConfig
 
 from .broker_process import BrokerProcess
@@ -105,6 +106,8 @@ class Run:
             self.faults = [fault for fault in self.faults if fault.number in plan.keep]
         #: faults that happened, by kind
         self.struck: Counter[str] = Counter()
+        #: a policy that binds at once was in force
+        self._bound_early = False
         #: whether it ends with a check of fairness
         self._is_fair = random.random() < 0.2 and plan.limit is None
         self.system = System(self.world, topology, plan.limit)
@@ -201,8 +204,9 @@ class Run:
             limits = self.system.topology.limits
             # what comes back from a worker that is gone was accepted, and is not refused; a policy
             # that binds at once has sent everything to workers before
-            slack = 600 * len(ledger.fleet.workers)
             queue, is_late = ledger.queue, ledger.policy.late_binding
+            self._bound_early |= not is_late
+            slack = (BOUND_MAX if self._bound_early else 600) * len(ledger.fleet.workers)
             most, bytes_most = limits.queue + slack, limits.queue_bytes + slack * 40
             if is_late and (queue.count > most or queue.bytes > bytes_most):
                 self.system.books.fail(f"{queue.count} requests wait, {queue.bytes} bytes")

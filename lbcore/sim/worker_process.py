@@ -257,6 +257,7 @@ class WorkerProcess(WorkerEnd):
         running += [request[0] for request in self._batch]
         if self.world.tracing:
             self.world.say(f"{self.name} (pid {self.pid}) dies: {cause}, running {running}")
-        self.books.died([each for each in running if each not in self._stray], self.name)
+        running = [each for each in running if each not in self._stray]
+        self.books.died(running, self.name, self.pid)
         self.close_all()
         self.system.supervisor.child_ended(self, cause, reason)

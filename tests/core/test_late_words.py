@@ -134,3 +134,20 @@ def test_a_greeting_of_a_process_that_is_known_to_be_dead_costs_nobody_an_attemp
     driver.finish()
     assert driver.answered_ids(client) == [request_id]
     driver.assert_empty()
+
+
+def test_deaths_are_remembered_of_an_answer_that_its_client_did_not_get(drive: Drive) -> None:
+    driver = drive(workers=1)
+    client = driver.client()
+    (request_id,) = driver.send(client, "short")
+    driver.lose(0, running=(request_id,))
+    driver.join(0)
+    driver.answer(0)
+    assert driver.answered_ids(client) == [request_id]
+    driver.vanish(client)
+    driver.client(resume=client)
+    again = request_frame(request_id, driver.numbers["short"], flags=Flag.RESENT)
+    driver.from_client(client, again)
+    assert driver.ledger.attempts == {request_id: 2}
+    driver.finish()
+    driver.assert_empty()
