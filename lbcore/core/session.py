@@ -25,6 +25,7 @@ from .frames import (
     SEQUENCE_MASK,
     Flag,
     Kind,
+    control_frame,
     reply_frame,
     task_of,
 )
@@ -284,7 +285,7 @@ def busy_pause_s(retry_after_s: float, tries: int, chance: float) -> float:
 
 def cancel_frame(request_id: int) -> bytes:
     """A frame that takes one request back."""
-    return REQUEST_HEADER.pack(0, Kind.CANCEL, 0, 0, request_id, 0, 0)
+    return control_frame(Kind.CANCEL, None, request_id)
 
 
 def renumbered(frame: bytes, task: int) -> bytes:

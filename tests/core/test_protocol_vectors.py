@@ -43,6 +43,7 @@ from lbcore.core.handshake import (
     role_key,
 )
 from lbcore.core.refusals import PROOFS_PER_S
+from lbcore.core.session import cancel_frame
 from lbcore.core.tasktable import TASKS_MAX
 from lbcore.core.topology import Address, Topology, WorkerConfig
 from lbcore.core.worker import ReplyBuffer, WorkerQueue
@@ -185,6 +186,8 @@ def test_the_code_writes_the_vector(vector: dict[str, Any]) -> None:
             )
         case "ACCEPTED":
             written = accepted_frame(vector["id"], vector["time"], vector["flags"])
+        case "CANCEL":
+            written = cancel_frame(vector["id"])
         case kind:
             written = control_frame(Kind[kind], vector["message"], vector["id"])
     assert written.hex() == vector["hex"]
