@@ -131,13 +131,17 @@ class Books:
         self._seen.add(request_id)
         return True
 
-    def died(self, running: list[int], worker: str, pid: int = 0) -> None:
-        """A worker process died while it ran these."""
+    def died(
+        self, running: list[int], worker: str, pid: int = 0, *, is_charged: bool = True
+    ) -> None:
+        """A worker process died while it ran these; not ``is_charged``: the broker wanted that."""
         self.worker_deaths += 1
         self.lose_sight(running, pid)
         for request_id in running:
             self.running.pop(request_id, None)
             self._run_ended(request_id)
+            if not is_charged:
+                continue
             self.deaths[request_id] += 1
             self._died_at[request_id] = self.world.now
             profile = self.profile(request_id)

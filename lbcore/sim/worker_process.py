@@ -257,7 +257,9 @@ class WorkerProcess(WorkerEnd):
         running += [request[0] for request in self._batch]
         if self.world.tracing:
             self.world.say(f"{self.name} (pid {self.pid}) dies: {cause}, running {running}")
-        running = [each for each in running if each not in self._stray]
-        self.books.died(running, self.name, self.pid)
+        self.books.lose_sight(running, self.pid)
+        counted = [each for each in running if each not in self._stray]
+        # the broker wanted it dead because of one request: what ran beside that is innocent
+        self.books.died(counted, self.name, self.pid, is_charged=not reason)
         self.close_all()
         self.system.supervisor.child_ended(self, cause, reason)
