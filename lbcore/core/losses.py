@@ -248,10 +248,10 @@ def _decide(
         has_run = request_id in at_work if isinstance(at_work, list | tuple) else missing.is_likely
         culprit = has_run and not innocent
         if request_id in ledger.adopted:
-            if culprit:
-                deaths = ledger.attempts.get(request_id, 1)
-                ledger.remember_deaths(request_id, deaths)
+            deaths = ledger.attempts.get(request_id, 1)
             forget_placeholder(ledger, request_id)
+            if culprit:
+                ledger.remember_deaths(request_id, deaths)
         elif _may_retry(ledger, worker, (request_id, missing.frame), culprit, death, now, outbox):
             again.append((request_id, missing.frame))
     ledger.requeue(again)
