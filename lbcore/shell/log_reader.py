@@ -79,12 +79,17 @@ class Tail:
     def _open(self) -> bool:
         self.close()
         try:
-            self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
+        self._take(fd)
+        return True
+
+    def _take(self, fd: int) -> None:
+        self.close()
+        self._fd = fd
         self._offset = 0
         self._unfinished = b""
-        return True
 
     def newest_first(self) -> Iterator[Entry]:
         """Every record before the point where reading starts, back over the rotated files."""
@@ -130,25 +135,28 @@ class Tail:
             here = True  # in the middle of a rotation: see next time
         if not here:
             rows += self._read_rows()  # what came between the last read and the rotation
-            rows += self._flush_unfinished()
-            for path in self._rotated_since():
-                rows += _read_all(path)
-            if self._open():
-                rows += self._read_rows()
+            rows += self._flush_unfinished() + self._move_on()
         entries = list(_group(rows, self.process, self._last))
         if entries:
             self._last = entries[-1].line
         return entries
 
-    def _rotated_since(self) -> list[Path]:
-        """Files that were rotated after the open one was."""
+    def _move_on(self) -> list[str]:
+        """Go over to the file that is live now; the rows of that and of those rotated meanwhile."""
         ours = os.fstat(self._fd)
-        paths = rotated_paths(self.path)
-        for index, path in enumerate(paths):
-            if _is_file(path, ours):
-                return paths[index + 1 :]
-        # ours is removed already
-        return [path for path in paths if _changed_ns(path) > ours.st_mtime_ns]
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return []  # in the middle of a rotation: see next time
+        self._take(fd)
+        # listed after the new one was opened: what is rotated from here on comes after it
+        new = os.fstat(self._fd)
+        rows: list[str] = []
+        for path in _rotated_since(self.path, ours):
+            if _is_file(path, new):
+                break
+            rows += _read_all(path)
+        return rows + self._read_rows()
 
     def _flush_unfinished(self) -> list[str]:
         rest, self._unfinished = self._unfinished, b""
@@ -167,6 +175,16 @@ class Tail:
             if len(self._unfinished) > _LINE_BYTES_MAX:
                 rows += self._flush_unfinished()
         return rows
+
+
+def _rotated_since(live: Path, ours: os.stat_result) -> list[Path]:
+    """The files that were rotated after ``ours``, which is not live any more, was."""
+    paths = rotated_paths(live)
+    for index, path in enumerate(paths):
+        if _is_file(path, ours):
+            return paths[index + 1 :]
+    # ours is removed already
+    return [path for path in paths if _changed_ns(path) > ours.st_mtime_ns]
 
 
 def last_entries(tails: Sequence[Tail], count: int | None, keep: Keep) -> Iterator[Entry]:

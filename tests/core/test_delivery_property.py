@@ -226,6 +226,15 @@ class DeliveryMachine(RuleBasedStateMachine):
             else:
                 continue
             self.reply(number, held, status)
+        # begun for a connection that broke, and sent to somebody else meanwhile: not asked for
+        asked_for = {held.id for held in self.driver.held[number]}
+        for request_id in [each for each in process.active if each not in asked_for][:count]:
+            task = process.active.pop(request_id)
+            if task == FRAIL:
+                process.kept.add(request_id)
+            frame = reply_frame(request_id, task, b"\xc0", service_s=0.05)
+            self.driver.from_worker(number, frame)
+        self.look()
 
     def reply(self, number: int, held: Held, status: Status = Status.OK) -> None:
         self.driver.held[number].remove(held)
@@ -334,7 +343,7 @@ class DeliveryMachine(RuleBasedStateMachine):
             self.come_back(client)
         for _ in range(300):
             for number in range(WORKERS):
-                self.answer(number, len(self.driver.held[number]))
+                self.answer(number, len(self.driver.held[number]) or self.concurrency)
             self.time_passes(0.05)
             if self.driver.ledger.idle:
                 break

@@ -156,7 +156,7 @@ def test_without_a_broker_one_line_says_what_starts_it(system: Start) -> None:
 
 def test_status_json_has_the_keys(shared: RunningSystem) -> None:
     status = json.loads(shared.cli("status", "--json").stdout)
-    keys = ["name", "state", "uptime_s", "last_change", "broker", "clients", "workers"]
+    keys = ["name", "state", "uptime_s", "last_change", "broker", "durable", "clients", "workers"]
     assert list(status) == keys
     assert (status["name"], status["state"]) == ("lb", "RUNNING")
     assert status["uptime_s"] > 0

@@ -227,6 +227,28 @@ def test_following_survives_rotations_between_two_looks(tmp_path: Path) -> None:
     assert new(tail) == ["after"]
 
 
+def test_following_survives_a_rotation_during_a_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = Process(tmp_path, "worker-1", "200 B")
+    process.log("old")
+    tail = process.tail()
+    expected = [f"m{number}" for number in range(40)]
+    for message in expected[:20]:
+        process.log(message)
+
+    def listed_and_rotated_at_once(path: Path) -> list[Path]:
+        paths = rotated_paths(path)
+        for message in expected[20:]:
+            process.log(message)
+        return paths
+
+    monkeypatch.setattr(log_reader, "rotated_paths", listed_and_rotated_at_once)
+    seen = new(tail)
+    monkeypatch.undo()
+    assert seen + new(tail) == expected
+
+
 def test_history_stops_where_following_begins(tmp_path: Path) -> None:
     process = Process(tmp_path, "worker-1", "200 B")
     for number in range(10):

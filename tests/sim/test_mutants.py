@@ -101,8 +101,8 @@ MISTAKES = [
     Mistake(
         "those that wait behind the running one are blamed for a death",
         "core/losses.py",
-        "        culprit = not innocent and (not isinstance(at_work, list | tuple) or request_id",
-        "        culprit = True or (request_id",
+        "        culprit = has_run and not innocent\n",
+        "        culprit = True\n",
         (
             "core/losses.py",
             "        places = {place for place, entry in enumerate(held) if entry[0] in running}\n",
