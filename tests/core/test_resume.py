@@ -9,6 +9,7 @@ import pytest
 from lbcore.core.errors import Status
 from lbcore.core.frames import AGE_MAX_MS, HEADER_BYTES, Flag, request_frame
 from lbcore.core.ledger import KEPT_BYTES_MAX
+from lbcore.core.losses import note_deaths
 from lbcore.core.resume import KNOWN_S, RESUME_S
 from lbcore.core.topology import Limits
 from tests.core.driver import Driver
@@ -228,6 +229,21 @@ def test_a_worker_that_dies_with_what_ran_before_this_broker(drive: Drive, is_fi
     driver.join(0)
     driver.finish()
     assert driver.answered_ids(5) == [running]
+    driver.assert_empty()
+
+
+def test_deaths_before_this_broker_add_up_though_nobody_has_asked_yet(drive: Drive) -> None:
+    driver = drive(workers=1, join=False, clients_seen=5, life=2)
+    running = 5 << 32 | 9
+    note_deaths(driver.ledger, {str(running): 1})
+    driver.join(0, running=[(running, "short")])
+    driver.lose(0, [running], requests=[running])
+    assert driver.ledger.deaths_before == {running: 2}
+    driver.client(resume=5)
+    resend(driver, [running])
+    assert driver.ledger.attempts == {running: 3}
+    driver.join(0)
+    driver.finish()
     driver.assert_empty()
 
 

@@ -188,6 +188,16 @@ def test_a_process_out_of_sight_counts_as_dead(books: Books) -> None:
     answer(client, Status.QUARANTINED, blamed)
 
 
+def test_a_death_that_the_broker_wanted_is_not_charged(books: Books) -> None:
+    opened(books, "short")
+    request_id, profile = 1 << 32 | 1, BY_NAME["short"]
+    for worker in ("worker-1", "worker-2", "worker-3", "worker-4"):
+        books.begun(request_id, profile, worker)
+        books.died([request_id], worker, is_charged=False)
+    assert books.worker_deaths == 4
+    assert books.deaths[request_id] == 0
+
+
 def test_a_client_number_given_twice_is_seen(books: Books) -> None:
     books.client(1, "one")
     with pytest.raises(Violation, match="client number 1"):
