@@ -238,6 +238,9 @@ class DeliveryMachine(RuleBasedStateMachine):
 
     def reply(self, number: int, held: Held, status: Status = Status.OK) -> None:
         self.driver.held[number].remove(held)
+        if (number, held.id) in self.driver.cancels:
+            # it was told of this run, not of the next one
+            self.driver.cancels.remove((number, held.id))
         frame = reply_frame(held.id, held.task, b"\xc0", status=status, service_s=0.05)
         self.driver.from_worker(number, frame)
         self.look()
