@@ -167,8 +167,13 @@ def follow_process(
             spare(ledger, worker, now, outbox)
         elif not worker.inflight:
             outbox.add(Drained(worker.number))
-    elif worker.draining:
-        use_again(ledger, worker, state == ChildState.RUNNING, now)
+    else:
+        worker.draining = False
+        ledger.spared.discard(worker)
+        if state == ChildState.RUNNING and worker.number in ledger.buffers:
+            # also after it greeted while it still was to be spared, or before its start was told
+            worker.state = ChildState.RUNNING
+            ledger.refresh_ready(worker, now)
     # RUNNING is what the broker sees itself, by the worker's greeting
     if worker.position < 0 and not worker.solo and state in _STATES and state != ChildState.RUNNING:
         worker.state = ChildState(state)
@@ -191,15 +196,6 @@ def spare(ledger: Ledger, worker: Worker, now: float, outbox: Outbox) -> None:
         ledger.recalled.add(worker.number)
         outbox.add(Recall(worker.number))
     outbox.add(Note("INFO", f"{worker.name} gets nothing new; {worker.pending} requests are there"))
-
-
-def use_again(ledger: Ledger, worker: Worker, is_running: bool, now: float) -> None:
-    """A worker need not be spared any more; it gets work again if its process is still the same."""
-    worker.draining = False
-    ledger.spared.discard(worker)
-    if is_running and worker.number in ledger.buffers and worker.position < 0:
-        worker.state = ChildState.RUNNING
-        ledger.refresh_ready(worker, now)
 
 
 def tell_drained(ledger: Ledger, outbox: Outbox) -> None:

@@ -17,6 +17,7 @@ from lbcore.core.dispatch import BOUND_MAX
 from lbcore.core.topology import Address, Limits, PolicyConfig, Topology, WorkerConfig
 
 from .broker_process import BrokerProcess
+from .catalogue import Deed
 from .client_process import ClientProcess, Habits
 from .fairness import check_fairness
 from .faults import SHARES, draw_faults, strike
@@ -35,6 +36,9 @@ SECONDS_EACH: Final = 0.0015
 HEAL_S: Final = 60.0
 #: and nobody remembers anything of it after that
 FORGET_S: Final = 25.0
+#: a worker that dies under a request is away for so long, at most
+START_AGAIN_S: Final = 0.5
+_DEADLY: Final = (Deed.KILL, Deed.FLAKY)
 #: how often the broker's own books are checked, in virtual seconds
 CHECK_S: Final = 0.4
 
@@ -172,9 +176,11 @@ class Run:
 
     @property
     def _work_left_s(self) -> float:
-        """Seconds of work in what is unanswered, for one worker."""
+        """Seconds of work in what is unanswered, for one worker, with a start for each death."""
         books = self.system.books
-        return sum(books.profile(each).service_s for each in books.unanswered())
+        profiles = [books.profile(each) for each in books.unanswered()]
+        deaths = sum(books.allowed(each) for each in profiles if each.deed in _DEADLY)
+        return sum(each.service_s for each in profiles) + deaths * START_AGAIN_S
 
     @property
     def _is_quiet(self) -> bool:

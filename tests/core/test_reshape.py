@@ -121,6 +121,20 @@ def test_a_new_process_that_greets_before_the_supervisor_knows_waits_for_its_wor
     assert bench.pending() == [1]
 
 
+def test_what_is_told_late_of_the_old_process_keeps_no_new_one_from_work() -> None:
+    bench = Bench(1)
+    client = bench.client()
+    bench.states("DRAIN")
+    bench.lose(0)
+    bench.join(0)
+    bench.states("STARTING")
+    bench.send(client, "short")
+    bench.states("RUNNING")
+    assert bench.pending() == [1]
+    rows = bench.ask(client, {"op": "status"})["workers"]
+    assert [row["state"] for row in rows] == ["RUNNING"]
+
+
 def test_a_removed_worker_keeps_its_number_and_is_not_shown() -> None:
     bench = Bench(3)
     client = bench.client()
