@@ -31,7 +31,21 @@ from .readers import (
 )
 
 WORKERS_MAX: Final = 4096
-POLICIES: Final = ("least_load", "least_pending", "round_robin", "random", "power_of_two")
+POLICIES: Final = (
+    "least_load",
+    "least_pending",
+    "round_robin",
+    "random",
+    "power_of_two",
+    "join_idle",
+    "central_fifo",
+    "peak_ewma",
+    "prequal",
+    "least_cpu",
+    "weighted_cpu",
+    "pending_plus_cpu",
+    "static_weight",
+)
 LEVELS: Final = ("TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL")
 #: the log files of these two processes have these names
 RESERVED_NAMES: Final = ("broker", "supervisor")
