@@ -131,7 +131,7 @@ def _record(
     views = worker_views(ledger.fleet, ledger.policy, task, now)
     facts = {
         "task": ledger.tasks.name(task),
-        "policy": ledger.policy.name,
+        "policy": ledger.topology.policy.label,
         "reason": ledger.policy.reason(task, worker, now),
         "cost_s": ledger.fleet.costs[task].mean_s,
     }

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from .policyname import PolicyName
 from .readers import (
     AnyHost,
     Choice,
@@ -86,7 +87,7 @@ COUNT: Final = Whole("a number of workers", 1, WORKERS_MAX)
 SHORT_WORKERS_KEYS: Final[Mapping[str, Reader]] = {"count": COUNT, **SHARED_WORKER_KEYS}
 
 POLICY_KEYS: Final[Mapping[str, Reader]] = {
-    "name": Choice(POLICIES),
+    "name": PolicyName(POLICIES),
     "pending_weight": Number("a number", 0, 1000),
     "cpu_weight": Number("a number", 0, 10),
 }
