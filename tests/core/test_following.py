@@ -103,3 +103,14 @@ def test_what_is_kept_for_a_follower_is_bounded() -> None:
         driver.join(0)
     assert driver.ledger.in_flight == 0
     assert len(driver.ledger.sent) <= SENT_MIN + 100
+
+
+def test_a_follower_is_not_told_of_an_answer_from_elsewhere() -> None:
+    """A worker that comes back may have begun a request that went to another one since."""
+    driver, told = follower()
+    client = driver.client()
+    (request_id,) = driver.send(client, "short")
+    driver.ledger.sent[request_id] = driver.now, 0, 1
+    driver.answer(0)
+    assert [what for what, *_ in told] == ["sent"]
+    assert not driver.ledger.sent

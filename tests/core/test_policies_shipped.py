@@ -233,6 +233,12 @@ def test_join_idle_takes_the_one_idle_longest(drive: Drive) -> None:
     assert "drawn at random" in reason(driver, 0)
 
 
+def test_join_idle_takes_no_report_for_work(drive: Drive) -> None:
+    driver = drive(3, "join_idle")
+    driver.report(0)
+    assert chosen(driver, 1) == [0], "it is still the one idle longest"
+
+
 def test_join_idle_is_random_when_nobody_is_idle(drive: Drive) -> None:
     driver = drive(weighted(3.0, 1.0), "join_idle", seed=4)
     driver.send(driver.client(), "short", 2)

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from lbcore.core.policies import POLICIES
+from lbcore.core.policies.round_robin import RoundRobin
 from lbcore.core.topology import Address, PolicyConfig, Topology, WorkerConfig
 from lbcore.shell import task_check
 from lbcore.shell.policies import Guarded, PolicyError, load_policies, substitutes
-from tests.core.driver import Driver
+from tests.core.driver import Driver, spec
 
 FIRST = """
 from lbcore import Policy
@@ -147,7 +148,7 @@ def test_a_broker_that_cannot_load_it_any_more_has_another(tmp_path: Path) -> No
 # ---- the guard ---------------------------------------------------------------------------------
 
 
-class Wrong(POLICIES["round_robin"]):
+class Wrong(RoundRobin):
     """A policy that fails in one of its methods after a while, or in what it says."""
 
     follows = True
@@ -184,7 +185,12 @@ class Case:
 
     def __init__(self, late_binding: bool = False) -> None:
         self.told: list[tuple[str, str]] = []
-        self.kind = type("Own", (Wrong,), {"late_binding": late_binding})
+
+        class Own(Wrong):
+            pass
+
+        Own.late_binding = late_binding
+        self.kind: type[Wrong] = Own
         config = PolicyConfig(name="own.py:Own")
 
         def make(fleet: Any, rng: Any) -> Guarded:
@@ -232,6 +238,18 @@ def test_one_that_names_nonsense_is_replaced(what: object) -> None:
     driver.send(case.client, "short", 4)
     assert driver.pending() == [2, 2, 0]
     assert "is not a ready worker that has the task" in case.told[0][0]
+    driver.finish()
+
+
+def test_one_that_names_a_worker_without_the_task_is_replaced() -> None:
+    case = Case()
+    driver = case.driver
+    driver.lose(2)
+    driver.join(2, [spec("other")])
+    case.kind.where, case.kind.answer = "answer", driver.fleet.workers[2]
+    driver.send(case.client, "short", 4)
+    assert driver.pending() == [2, 2, 0]
+    assert "worker-3 is not a ready worker that has the task" in case.told[0][0]
     driver.finish()
 
 
