@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         UnknownTask,
         WorkerLost,
     )
+    from .core.policies.base import Outcome, Policy
     from .shell.cancellation import TaskCancelled, cancelled
     from .shell.client import Client
     from .shell.client_stream import Reply
@@ -63,6 +64,8 @@ _HOMES = {
     "Client": ".shell.client",
     "TaskCancelled": ".shell.cancellation",
     "cancelled": ".shell.cancellation",
+    "Outcome": ".core.policies.base",
+    "Policy": ".core.policies.base",
     "Reply": ".shell.client_stream",
     "task": ".shell.tasks",
     **dict.fromkeys(_ERRORS, ".core.errors"),
@@ -79,6 +82,8 @@ __all__ = [
     "DeadlineExceeded",
     "Forbidden",
     "LBError",
+    "Outcome",
+    "Policy",
     "Quarantined",
     "Reply",
     "RequestError",

@@ -325,7 +325,10 @@ def test_topologies_are_right(block: Block, tmp_path: Path) -> None:
     config.write_text(re.sub(r"cpus: \[\d\]", "cpus: [0]", block.text))
     mapping = yaml.safe_load(block.text)
     broker = mapping.get("broker")
-    files = broker.get("tls", {}).values() if isinstance(broker, dict) else ()
+    files = list(broker.get("tls", {}).values() if isinstance(broker, dict) else ())
+    policy = mapping.get("policy")
+    if isinstance(policy, str) and ".py:" in policy:
+        files.append(policy.partition(":")[0])
     for name in (*mapping.get("tasks", ()), *files):
         (tmp_path / name).touch()
     load(config, environ={})

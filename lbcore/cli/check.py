@@ -39,7 +39,8 @@ def check(as_json: bool, config: str, overrides: tuple[str, ...]) -> int:
     """Check a topology without starting it.
 
     Reads the YAML, the environment (LB_BROKER__PORT=8001) and --set, reports every mistake at once
-    with its line, and imports your task modules in a process of their own to see that they load.
+    with its line, and imports your task modules and your policy in processes of their own to see
+    that they load.
     """
     from lbcore.shell.config_file import examine
     from lbcore.shell.task_check import TaskCheck, check_tasks
@@ -49,7 +50,11 @@ def check(as_json: bool, config: str, overrides: tuple[str, ...]) -> int:
     problems = examination.problems
     if examination.topology is not None:
         tasks = check_tasks(examination.topology)
-        problems = [*_tls_problems(examination), *_task_problems(examination, tasks)]
+        problems = [
+            *_tls_problems(examination),
+            *_policy_problems(examination, examination.topology),
+            *_task_problems(examination, tasks),
+        ]
     if as_json:
         print_json(_as_json(config, examination.topology, problems, tasks))
     elif problems:
@@ -77,6 +82,19 @@ def _tls_problems(examination: Examination) -> list[Problem]:
             server_context(examination.topology.tls)
         except ConfigError as error:
             problems.add(("broker", "tls"), str(error))
+    return problems.found
+
+
+def _policy_problems(examination: Examination, topology: Topology) -> list[Problem]:
+    """What is wrong with a policy of the user's own."""
+    from lbcore.core.problems import Problems
+    from lbcore.shell.task_check import check_policy
+
+    problems = Problems(examination.origins)
+    message = check_policy(topology)
+    if message is not None:
+        is_long = ("policy", "name") in examination.origins
+        problems.add(("policy", "name") if is_long else ("policy",), message)
     return problems.found
 
 
@@ -110,7 +128,7 @@ def _summary(topology: Topology, tasks: TaskCheck) -> list[str]:
     workers = [_worker_text(worker.name, worker.address) for worker in topology.workers]
     own = _shortened(tasks.names, "") if tasks.names else "those built in"
     return [
-        f"{'  broker':<{LABEL_WIDTH}}{topology.broker}, policy {topology.policy.name}",
+        f"{'  broker':<{LABEL_WIDTH}}{topology.broker}, policy {topology.policy.label}",
         f"{'  workers':<{LABEL_WIDTH}}{_shortened(workers, f'{len(workers)}: ')}",
         f"{'  tasks':<{LABEL_WIDTH}}{own}",
     ]

@@ -147,7 +147,7 @@ def facts_without_broker(topology: Topology, state: SystemState) -> Facts:
             "address": state.broker.address,
             "state": state.broker.state,
             "queued": None,
-            "policy": topology.policy.name,
+            "policy": topology.policy.label,
         },
         "workers": [
             {

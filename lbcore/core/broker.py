@@ -29,7 +29,7 @@ from .history import NO_HISTORY, History
 from .intake import ClientLeft, read_requests
 from .ledger import STALL_CHECK_S, Ledger, no_ticket
 from .losses import forget_placeholder, give_up_missing, lose, note_deaths, worker_died
-from .policies.base import Random
+from .policies import POLICIES, PolicyMaker, Random
 from .queue import Entry
 from .recovery import claim, look_at_time, release
 from .replies import end_solo, read_replies, settle
@@ -66,11 +66,12 @@ class Broker(StoreSide):
         life: int = 1,
         history: History = NO_HISTORY,
         names: Sequence[str] = (),
+        policies: Mapping[str, PolicyMaker] = POLICIES,
     ) -> None:
         """``clients_seen`` is the largest client number that earlier brokers of this run have
         given out, ``life`` which broker this one is, counted from 1.  ``names`` are the workers'
         names by number, if some of them are gone already."""
-        self.ledger = Ledger(topology, rng, names, history)
+        self.ledger = Ledger(topology, rng, names, history, policies)
         #: what the supervisor says of the last change of the topology; None before the first
         self.last_change: Mapping[str, Any] | None = None
         self.started_at = started_at

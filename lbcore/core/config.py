@@ -8,7 +8,7 @@ dicts.  ``schema.py`` holds what single keys take; what is checked here concerns
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from .problems import KeyPath, Origin, Problem, Problems, show, spell_path
@@ -172,8 +172,19 @@ class _Builder:
             return PolicyConfig()
         if isinstance(policy, str):
             name = POLICY_KEYS["name"].read(self.problems, ("policy",), policy)
-            return PolicyConfig() if name is None else PolicyConfig(name=name)
-        return PolicyConfig(**self._section(mapping, "policy", POLICY_KEYS))
+            return PolicyConfig(name=self._policy_class(("policy",), name or PolicyConfig().name))
+        config = PolicyConfig(**self._section(mapping, "policy", POLICY_KEYS))
+        return replace(config, name=self._policy_class(("policy", "name"), config.name))
+
+    def _policy_class(self, path: KeyPath, name: str) -> str:
+        """A class of the user's with the absolute path of its file, if it is in one."""
+        file, _, owner = name.rpartition(":")
+        if not file.endswith(".py"):
+            return name
+        if not self.file_exists(self._absolute(file)):
+            advice = "the path starts from the YAML's folder"
+            self.problems.refuse(path, "an existing Python file", file, advice)
+        return f"{self._absolute(file)}:{owner}"
 
     def _durability(self, mapping: Mapping[Any, Any]) -> DurabilityConfig:
         """``durability: disk``, or a mapping with the level and more."""

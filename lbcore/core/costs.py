@@ -44,9 +44,10 @@ class TaskCost:
     a task is what it is expected to take, in seconds, where nothing better is known).
     """
 
-    __slots__ = ("count", "cpu_share", "log_cost", "mean_s", "noise", "variance")
+    __slots__ = ("count", "cpu_share", "declared_s", "log_cost", "mean_s", "noise", "variance")
 
     def __init__(self, declared_s: float) -> None:
+        self.declared_s = declared_s
         #: mean seconds on a worker of speed 1 (``c_k``)
         self.mean_s = max(declared_s, SERVICE_MIN_S)
         #: mean of the logarithm: what samples are compared with, as it ignores a heavy tail

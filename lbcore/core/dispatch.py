@@ -9,6 +9,7 @@ from typing import Final
 
 from .actions import Note, Outbox
 from .fleet import Worker
+from .following import tell_sent
 from .frames import SEQUENCE_BITS
 from .journal import worker_views
 from .ledger import STALL_CHECK_S, Ledger
@@ -130,7 +131,7 @@ def _record(
     views = worker_views(ledger.fleet, ledger.policy, task, now)
     facts = {
         "task": ledger.tasks.name(task),
-        "policy": ledger.policy.name,
+        "policy": ledger.topology.policy.label,
         "reason": ledger.policy.reason(task, worker, now),
         "cost_s": ledger.fleet.costs[task].mean_s,
     }
@@ -171,6 +172,8 @@ def send(
             ledger.stall_at = now + STALL_CHECK_S
         ledger.loaded.add(worker)
     ledger.changed(worker, now)
+    if ledger.policy.follows:
+        tell_sent(ledger, worker, task, entries, before, now)
     durable = ledger.durable
     if durable.unmarked or durable.marking:
         entries = hold_back(ledger, worker, entries)

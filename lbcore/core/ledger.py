@@ -30,8 +30,7 @@ from .frames import SEQUENCE_BITS, Flag, FrameBuffer, priority_of, reply_frame, 
 from .history import NO_HISTORY, History
 from .journal import Journal
 from .lanes import clamp_priority
-from .policies import POLICIES
-from .policies.base import Random
+from .policies import POLICIES, PolicyMaker, Random
 from .queue import Entry, RequestQueue, Run, frame_bytes
 from .tasktable import TaskTable
 from .topology import Topology
@@ -59,8 +58,8 @@ class Ledger(SideTables):
     __slots__ = (
         "accepted", "answered", "away", "buffers", "clients", "completed", "deadlines", "draining",
         "dropped", "durable", "failed", "fleet", "history", "hold_until", "in_flight", "journal",
-        "kept_bytes", "limits", "loaded", "lost_tasks", "policy", "queue", "recalled", "refused",
-        "reply_bytes_max", "spared", "stall_at", "tasks", "timed", "topology",
+        "kept_bytes", "limits", "loaded", "lost_tasks", "policies", "policy", "queue", "recalled",
+        "refused", "reply_bytes_max", "spared", "stall_at", "tasks", "timed", "topology",
     )
     # fmt: on
 
@@ -70,13 +69,16 @@ class Ledger(SideTables):
         rng: Random,
         names: Sequence[str] = (),
         history: History = NO_HISTORY,
+        policies: Mapping[str, PolicyMaker] = POLICIES,
     ) -> None:
         super().__init__()
         self.topology = topology
         self.history = history
         self.limits = topology.limits
         self.fleet = Fleet(topology.workers, topology.policy, names)
-        self.policy = POLICIES[topology.policy.name](self.fleet, rng)
+        #: what makes each policy, by its name in the topology
+        self.policies = dict(policies)
+        self.policy = self.policies[topology.policy.name](self.fleet, rng)
         self.tasks = TaskTable()
         self.journal = Journal()
         #: the connected ones

@@ -136,7 +136,9 @@ def _compare_sections(old: Topology, new: Topology) -> tuple[list[str], list[str
             one, other = getattr(before, key), getattr(after, key)
             if one == other:
                 continue
-            path = name if (name, key) == ("policy", "name") else f"{name}.{key}"
+            path = f"{name}.{key}"
+            if path == "policy.name":
+                path, one, other = name, before.label, after.label
             if key in _LIVE_SECTIONS[name]:
                 refusals.append(_refusal(path, one, other))
             else:

@@ -11,6 +11,7 @@ from typing import Final
 from .actions import Outbox
 from .errors import ProtocolError, Status
 from .fleet import Worker
+from .following import tell_answered
 from .frames import (
     CPU_SCALE,
     CPU_UNKNOWN,
@@ -70,8 +71,7 @@ def read_replies(ledger: Ledger, worker: Worker, data: bytes, now: float, outbox
             unusual
             and ((is_calm and request_id in durable) or _settled(ledger, request_id, known, tag))
         ):
-            # an answer that nobody waits for, or not before it is written: cut it out of what is
-            # passed on
+            # nobody waits for it, or not before it is written: cut it out of what is passed on
             if count > segment_begin:
                 ledger.pass_on(client, data[segment:offset], count - segment_begin, outbox)
             if known is not None:
@@ -97,6 +97,8 @@ def read_replies(ledger: Ledger, worker: Worker, data: bytes, now: float, outbox
         ledger.fleet.observe_transit(now - head_at - seconds)
     if len(worker.inflight) != before:
         settle(ledger, worker, before, now)
+        if ledger.policy.follows:
+            tell_answered(ledger, worker, data, offset, now)
         if worker.solo:
             end_solo(ledger, worker, now)
     if wrong:

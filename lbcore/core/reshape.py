@@ -17,7 +17,6 @@ from .errors import UnknownTask
 from .fleet import Worker
 from .frames import Kind, control_frame, task_of
 from .ledger import STALL_CHECK_S, Ledger
-from .policies import POLICIES
 from .topology import Topology, WorkerConfig
 
 _STATES: Final = frozenset(state.value for state in ChildState)
@@ -92,7 +91,8 @@ def _change_policy(ledger: Ledger, topology: Topology, now: float, outbox: Outbo
     fleet.policy = topology.policy
     fleet.speed_version += 1
     was_late = ledger.policy.late_binding
-    ledger.policy = POLICIES[topology.policy.name](fleet, ledger.policy.rng)
+    ledger.policy = ledger.policies[topology.policy.name](fleet, ledger.policy.rng)
+    ledger.sent.clear()
     for worker in fleet.ready:
         ledger.changed(worker, now)
     if was_late == ledger.policy.late_binding:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from .policyname import PolicyName
 from .readers import (
     AnyHost,
     Choice,
@@ -31,7 +32,21 @@ from .readers import (
 )
 
 WORKERS_MAX: Final = 4096
-POLICIES: Final = ("least_load", "least_pending", "round_robin", "random", "power_of_two")
+POLICIES: Final = (
+    "least_load",
+    "least_pending",
+    "round_robin",
+    "random",
+    "power_of_two",
+    "join_idle",
+    "central_fifo",
+    "peak_ewma",
+    "prequal",
+    "least_cpu",
+    "weighted_cpu",
+    "pending_plus_cpu",
+    "static_weight",
+)
 LEVELS: Final = ("TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL")
 #: the log files of these two processes have these names
 RESERVED_NAMES: Final = ("broker", "supervisor")
@@ -72,7 +87,7 @@ COUNT: Final = Whole("a number of workers", 1, WORKERS_MAX)
 SHORT_WORKERS_KEYS: Final[Mapping[str, Reader]] = {"count": COUNT, **SHARED_WORKER_KEYS}
 
 POLICY_KEYS: Final[Mapping[str, Reader]] = {
-    "name": Choice(POLICIES),
+    "name": PolicyName(POLICIES),
     "pending_weight": Number("a number", 0, 1000),
     "cpu_weight": Number("a number", 0, 10),
 }

@@ -62,7 +62,7 @@ def system_status(broker: Broker, now: float) -> dict[str, Any]:
         "last_change": broker.last_change,
         "broker": {
             "address": str(ledger.topology.broker),
-            "policy": policy.name,
+            "policy": policy.label,
             "pending_weight": policy.pending_weight,
             "cpu_weight": policy.cpu_weight,
             "queued": ledger.queue.count,

@@ -56,11 +56,22 @@ class WorkerConfig:
 class PolicyConfig:
     """Which rule selects workers, and what pending work and reported CPU weigh in it."""
 
+    #: one that is built in, or a class as ``package.module:Class`` or ``/path/file.py:Class``
     name: str = "least_load"
     #: factor on the expected seconds of pending work in a worker's load; 0 ignores pending
     pending_weight: float = 1.0
     #: exponent on the share of CPU a worker can get by psutil's reports; 0 ignores CPU
     cpu_weight: float = 1.0
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a class of the user's."""
+        return ":" in self.name
+
+    @property
+    def label(self) -> str:
+        """Its name for people: without the folder."""
+        return self.name.rpartition("/")[2]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

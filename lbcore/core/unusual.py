@@ -84,6 +84,7 @@ class SideTables:
         "replaced",
         "reserved",
         "revived",
+        "sent",
         "suspects",
         "unmarkable",
     )
@@ -117,6 +118,9 @@ class SideTables:
         self.buried: dict[int, dict[int, Mapping[str, Any]]] = {}
         #: worker number -> when its present process greeted
         self.joined_at: dict[int, float] = {}
+        #: id -> when it was sent, how many were there before it, and the number of the worker; only
+        #: for a policy that follows its requests, and some are long gone
+        self.sent: dict[int, tuple[float, int, int]] = {}
         self.quarantine = Quarantine()
         #: (when, what for, key)
         self.alarms: list[tuple[float, Alarm, int]] = []

@@ -46,10 +46,11 @@ from lbcore.core.topology import Topology
 
 from . import logs
 from .broker_connections import ClientConnection
-from .broker_topology import Links, follow_topology, names_by_number
+from .broker_topology import Links, first_policies, follow_topology, names_by_number
 from .door import Door
 from .durability import EXIT_STORE_FAILED, StoreLink
 from .pace import CHECK_S as PACE_CHECK_S
+from .policies import PolicyError, tell_failure
 from .shared import SharedMemory, StartedLog
 from .state import log_folder
 from .store_file import StoreError
@@ -94,6 +95,7 @@ class BrokerServer:
             life=shared.life,
             history=self.history,
             names=names,
+            policies=first_policies(topology, self.logger, shared.life),
         )
         self.broker.ledger.journal.trace = self.logger_is_tracing()
         self.secret = secret
@@ -149,7 +151,9 @@ class BrokerServer:
         ]
         self.links.connect()
         loop.call_later(READY_PATIENCE_S, self._lose_patience)
-        self.logger.info(f"listening on {self.topology.broker}, policy {self.topology.policy.name}")
+        self.logger.info(
+            f"listening on {self.topology.broker}, policy {self.topology.policy.label}"
+        )
         # what exists now stays; the hot path makes no cycles, so collections only cost time
         gc.collect()
         gc.freeze()
@@ -384,6 +388,9 @@ def run_broker(
 
     From ``secret``, which is the system's, the keys of all roles are made.
     """
-    server = BrokerServer(topology, listener, leash, shared, secret)
+    try:
+        server = BrokerServer(topology, listener, leash, shared, secret)
+    except PolicyError as error:
+        return tell_failure(leash, error)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(server.run())

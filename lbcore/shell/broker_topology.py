@@ -7,20 +7,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from lbcore.core.policies import PolicyMaker
 from lbcore.core.topology import Topology
 
 from . import logs
 from .broker_links import WorkerLink
 from .descriptors import raise_descriptor_limit
+from .policies import PolicyError, load_policies, substitutes
 from .shared import SharedMemory
 from .state import log_folder
 
 if TYPE_CHECKING:
+    from loguru import Logger
+
     from .broker_process import BrokerServer
 
 
@@ -74,10 +79,30 @@ class Links(dict[int, WorkerLink]):
             link.close()
 
 
+def first_policies(topology: Topology, logger: Logger, life: int) -> Mapping[str, PolicyMaker]:
+    """What makes each policy, for a broker that starts.  Raises ``PolicyError``, but only the first
+    broker of a system does: those after it have requests to serve."""
+    try:
+        return load_policies(topology, logger)
+    except PolicyError as error:
+        if life == 1:
+            raise
+        logger.bind(detail=error.detail).error("{}; least_load takes its place", error)
+        return substitutes(topology)
+
+
 def follow_topology(server: BrokerServer, message: Mapping[str, Any]) -> None:
     """Another topology holds."""
     topology = msgspec.convert(message["topology"], Topology)
-    before, server.topology = server.topology, topology
+    before = server.topology
+    if topology.policy.name != before.policy.name:
+        try:
+            server.broker.ledger.policies.update(load_policies(topology, server.logger))
+        except PolicyError as error:
+            # it could be loaded a moment ago
+            server.logger.bind(detail=error.detail).error("{}; nothing changes there", error)
+            topology = replace(topology, policy=before.policy)
+    server.topology = topology
     if topology.logs != before.logs:
         logs.change_logging(topology.logs, log_folder(topology), "broker")
         server.broker.ledger.journal.trace = server.logger_is_tracing()

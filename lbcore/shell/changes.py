@@ -220,10 +220,11 @@ class Changes:
     # ---- trying --------------------------------------------------------------------------------
 
     def _try(self, job: _Job) -> None:
-        """Load the task modules in each environment that a worker will have."""
-        names = set(job.plan.starting)
-        if job.change.kind == "learn":
-            names = {self.wanted.workers[0].name}
+        """Load the task modules in each environment that a worker will have, and a new policy."""
+        names, policy = set(job.plan.starting), job.topology.policy
+        is_new_policy = policy.is_own and policy.name != self.wanted.policy.name
+        if job.change.kind == "learn" or is_new_policy:
+            names.add(job.topology.workers[0].name)
         workers = {
             (tuple(sorted(worker.env.items())), worker.cpus, worker.nice): worker
             for worker in job.topology.workers
@@ -231,7 +232,8 @@ class Changes:
         }
         processes = [self._crew.make_trial(job.topology, worker) for worker in workers.values()]
         # what is built in has been loaded before
-        if not job.topology.tasks or None in processes or not processes:
+        own_code = job.topology.tasks or is_new_policy
+        if not own_code or None in processes or not processes:
             self._apply(job)
             return
         self.trial = Trial([each for each in processes if each], self._host.watch_process)

@@ -1,4 +1,4 @@
-"""Imports the tasks of a topology in a process of its own, to see whether workers will be able to.
+"""Imports the tasks of a topology, or its policy, in a process of its own: will it work for good?
 
 A module may print, hang, end the interpreter or crash it when it is imported: none of that reaches
 the process that asks, and nothing is left running.  Called by ``lb check``.
@@ -20,6 +20,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
+
+import msgspec
 
 from lbcore.core.errors import LBError
 from lbcore.core.topology import Topology
@@ -62,20 +64,28 @@ def check_tasks(topology: Topology, timeout_s: float = IMPORT_TIMEOUT_S) -> Task
     if not topology.tasks:
         return TaskCheck([], [])
     check = TaskCheck([], [])
+    request = {"modules": topology.tasks}
     environments = {tuple(sorted(worker.env.items())) for worker in topology.workers}
     for environment in sorted(environments):
-        check = _check_once(topology, dict(environment), timeout_s)
+        check = _check_once(topology, request, dict(environment), timeout_s)
         if check.problems:
             break
     return check
 
 
-def _check_once(topology: Topology, environment: Mapping[str, str], timeout_s: float) -> TaskCheck:
-    request = {
-        "modules": topology.tasks,
-        "base": str(Path(topology.source).parent),
-        "timeout_s": timeout_s,
-    }
+def check_policy(topology: Topology, timeout_s: float = IMPORT_TIMEOUT_S) -> str | None:
+    """Import the policy as the broker would; what is wrong with it.  One built in is not tried."""
+    if not topology.policy.is_own:
+        return None
+    request = {"topology": msgspec.json.encode(topology).decode()}
+    problems = _check_once(topology, request, {}, timeout_s).problems
+    return problems[0].message if problems else None
+
+
+def _check_once(
+    topology: Topology, what: Mapping[str, Any], environment: Mapping[str, str], timeout_s: float
+) -> TaskCheck:
+    request = {**what, "base": str(Path(topology.source).parent), "timeout_s": timeout_s}
     with tempfile.TemporaryFile() as last_words:
         process = subprocess.Popen(
             [sys.executable, "-P", "-c", _CHILD, str(_PACKAGE.parent)],
@@ -151,7 +161,10 @@ def answer_parent() -> None:
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 0)
     os.dup2(nothing, 1)
-    answer = _import_all(request["modules"], Path(request["base"]))
+    if "topology" in request:
+        answer = _import_policy(msgspec.json.decode(request["topology"], type=Topology))
+    else:
+        answer = _import_all(request["modules"], Path(request["base"]))
     data = json.dumps(answer).encode() + b"\n"
     while data:
         data = data[os.write(channel, data) :]
@@ -178,11 +191,19 @@ def _import_all(modules: list[str], base: Path) -> dict[str, Any]:
     return {"names": names, "problems": problems}
 
 
+def _import_policy(topology: Topology) -> dict[str, Any]:
+    from .policies import load_policies
+
+    message = _failure(lambda: load_policies(topology))
+    problems = [] if message is None else [{"index": None, "message": message}]
+    return {"names": [], "problems": problems}
+
+
 def _failure(load: Any) -> str | None:
     try:
         load()
     except LBError as error:
-        return str(error).removeprefix("tasks: ")
+        return str(error).removeprefix("tasks: ").removeprefix("policy: ")
     except BaseException as error:
         return f"the import raises {type(error).__name__}: {error}"
     return None

@@ -129,6 +129,16 @@ def test_policy_as_a_name_or_a_mapping() -> None:
     assert good({"policy": {"cpu_weight": 0.5}}).policy == PolicyConfig(cpu_weight=0.5)
 
 
+def test_a_policy_of_the_users_own() -> None:
+    config = good({"policy": "my_tasks.py:Mine"}).policy
+    assert config.name == "/home-of/lb/my_tasks.py:Mine"
+    assert (config.is_own, config.label) == (True, "my_tasks.py:Mine")
+    mapping = {"name": " ./my_tasks.py:Mine ", "cpu_weight": 0.5}
+    assert good({"policy": mapping}).policy == PolicyConfig(name=config.name, cpu_weight=0.5)
+    assert good({"policy": "package.module:Mine"}).policy.name == "package.module:Mine"
+    assert not PolicyConfig().is_own
+
+
 def test_the_names_of_policies_are_those_that_exist() -> None:
     assert set(POLICIES) == set(policies.POLICIES)
 
@@ -219,6 +229,13 @@ def test_sizes(value: object, size: int) -> None:
         ({"policy": "least_laod"}, "policy", "did you mean `least_load`?"),
         ({"policy": "zzz"}, "policy", "one of least_load, least_pending"),
         ({"policy": 3}, "policy", "a policy's name"),
+        ({"policy": "none.py:Mine"}, "policy", "an existing Python file, found 'none.py'"),
+        ({"policy": {"name": "none.py:Mine"}}, "policy.name", "an existing Python file"),
+        ({"policy": "my_tasks.py:"}, "policy", "such as my_policies.py:MyPolicy, found"),
+        ({"policy": ":Mine"}, "policy", "such as my_policies.py:MyPolicy, found"),
+        ({"policy": "my_tasks.py:1"}, "policy", "such as my_policies.py:MyPolicy, found"),
+        ({"policy": "~/my_tasks.py:Mine"}, "policy", "such as my_policies.py:MyPolicy, found"),
+        ({"policy": "a-b:Mine"}, "policy", "such as my_policies.py:MyPolicy, found"),
         ({"policy": None}, "policy", "found nothing"),
         ({"policy": {"name": None}}, "policy.name", "found nothing"),
         ({"policy": {"cpu_weight": -1}}, "policy.cpu_weight", "found -1"),

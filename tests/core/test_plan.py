@@ -93,6 +93,7 @@ def test_what_changes_in_a_worker(keys: dict[str, Any], line: str) -> None:
     ("sections", "line"),
     [
         ({"policy": "random"}, "~ policy least_load → random"),
+        ({"policy": "a.b:Mine"}, "~ policy least_load → a.b:Mine"),
         ({"policy": {"cpu_weight": 0}}, "~ policy.cpu_weight 1 → 0"),
         ({"limits": {"queue": 10}}, "~ limits.queue 1000000 → 10"),
         ({"logs": {"level": "DEBUG"}}, "~ logs.level INFO → DEBUG"),

@@ -3,32 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Callable, Sequence
 
 import pytest
 
 from lbcore.core.fleet import Worker
 from lbcore.core.policies import POLICIES
 from lbcore.core.schema import POLICIES as CONFIGURED
-from tests.core.driver import Driver, spec, weighted
-
-Drive = Callable[..., Driver]
-
-
-def chosen(driver: Driver, count: int, task: int = 0) -> list[int]:
-    """The workers of so many choices in a row, nothing being sent."""
-    found = []
-    for _ in range(count):
-        worker = driver.ledger.policy.choose(task, driver.now)
-        assert worker is not None
-        found.append(worker.number)
-    return found
-
-
-def shares(numbers: Sequence[int], count: int) -> list[float]:
-    counts = Counter(numbers)
-    return [counts[number] / len(numbers) for number in range(count)]
+from tests.core.choices import Drive, chosen, shares
+from tests.core.driver import spec, weighted
 
 
 def test_the_names_are_those_of_the_configuration() -> None:
@@ -73,7 +55,9 @@ def test_every_choice_has_a_reason(drive: Drive, policy: str) -> None:
     assert "\n" not in reason
 
 
-@pytest.mark.parametrize("policy", sorted(set(POLICIES) - {"least_load"}))
+@pytest.mark.parametrize(
+    "policy", [name for name in sorted(POLICIES) if not POLICIES[name].late_binding]
+)
 def test_the_classic_ones_send_at_once(drive: Drive, policy: str) -> None:
     driver = drive(2, policy)
     client = driver.client()

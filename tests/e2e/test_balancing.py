@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 
 from lbcore import Client
+from lbcore.core.schema import POLICIES
 from tests.conftest import Start
 from tests.e2e.running import PATIENCE_S, RunningSystem, topology, wait_until
-
-POLICIES = ["least_load", "least_pending", "round_robin", "random", "power_of_two"]
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +134,9 @@ def test_every_policy_answers_all(policy: str, system: Start) -> None:
     client = lb.client()
     assert values(client, [("echo", [n]) for n in range(200)]) == list(range(200))
     shares = Counter(reply.worker for reply in client.stream([("sleep", [0.002])] * 60, window=6))
-    assert len(shares) == 3
     assert sum(shares.values()) == 60
+    # between two reports that one goes to the same worker
+    assert len(shares) == 3 or policy == "least_cpu"
     if policy == "round_robin":
         assert set(shares.values()) == {20}
     assert client.status()["broker"]["policy"] == policy
