@@ -53,6 +53,8 @@ class Policy:
     late_binding: bool = False
     #: True: it is told of each request that is sent and answered
     follows: bool = False
+    #: True: it looks at CPU reports, also where nothing else wants the cores
+    uses_cpu: bool = False
 
     def __init__(self, fleet: Fleet, rng: Random) -> None:
         self.fleet = fleet

@@ -30,6 +30,7 @@ class LeastCpu(Ranked):
     """
 
     name = "least_cpu"
+    uses_cpu = True
     ages = True
 
     def rank(self, worker: Worker, now: float) -> float:

@@ -23,6 +23,7 @@ class PendingPlusCpu(Ranked):
     """
 
     name = "pending_plus_cpu"
+    uses_cpu = True
 
     def rank(self, worker: Worker, now: float) -> float:
         """The weighted sum, per weight of the worker."""

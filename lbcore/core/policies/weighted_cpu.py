@@ -98,6 +98,7 @@ class WeightedCpu(Turns):
     """
 
     name = "weighted_cpu"
+    uses_cpu = True
 
     def __init__(self, fleet: Fleet, rng: Random) -> None:
         super().__init__(fleet, rng)
