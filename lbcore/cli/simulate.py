@@ -1,4 +1,4 @@
-"""``lb simulate``: a whole system in virtual time, broken on purpose, until a promise breaks."""
+"""``lb simulate``: a whole system in virtual time, broken on purpose; or policies compared."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from lbcore.sim.campaign import Tally
     from lbcore.sim.run import Outcome, Plan
 
+    from .study import Question
+
 #: without any bound, this many seconds are simulated
 SECONDS_DEFAULT: Final = 10.0
 #: how often the line of a running campaign is renewed, on a terminal
@@ -26,9 +28,23 @@ PROGRESS_S: Final = 1.0
 @click.command()
 @click.option("--faults", is_flag=True, help="Break processes and connections at random.")
 @click.option(
-    "--seed", type=WholeNumber(0), help="The first seed (default: the clock); alone: this one run."
+    "--scenario",
+    "scenarios",
+    metavar="NAME|FILE",
+    help="Compare policies: a scenario that comes with lb, a YAML file of yours, several with "
+    "commas, or all.",
 )
-@click.option("--requests", type=Number(1e12), help="Stop after this many simulated requests.")
+@click.option("--policy", "policies", metavar="A,B,...", help="Which ones (default: all).")
+@click.option("--workers", type=WholeNumber(1, 100_000), help="Of a scenario: so many workers.")
+@click.option("--load", type=Number(100.0), help="Of a scenario: work that comes ÷ work possible.")
+@click.option("--seeds", type=WholeNumber(1, 10_000), help="Of a scenario: so many, for intervals.")
+@click.option("--plot", metavar="FILE", help="Of a scenario: draw it (.png, .svg or .pdf).")
+@click.option(
+    "--seed",
+    type=WholeNumber(0),
+    help="The first seed (default: the clock; of a scenario 1); with --faults alone: this one run.",
+)
+@click.option("--requests", type=Number(1e12), help="So many; with --faults: at least.")
 @click.option("--seconds", type=Number(1e7), help="Stop after this many real seconds.")
 @click.option("--jobs", type=WholeNumber(1, 1024), help="Processes (default: one per core).")
 @click.option("--each", type=WholeNumber(1, 10_000_000), help="Requests of one run.")
@@ -38,6 +54,12 @@ PROGRESS_S: Final = 1.0
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 def simulate(
     faults: bool,
+    scenarios: str | None,
+    policies: str | None,
+    workers: int | None,
+    load: float | None,
+    seeds: int | None,
+    plot: str | None,
     seed: int | None,
     requests: float | None,
     seconds: float | None,
@@ -48,25 +70,35 @@ def simulate(
     trace: bool,
     as_json: bool,
 ) -> int:
-    """Run the real cores of broker, workers and clients in virtual time.
+    """Run the real broker in virtual time: to compare policies, or to break it.
 
-    One seed decides everything: who sends what, what takes how long, what breaks when.  A broken
-    promise prints the seed, and the command that runs it again step by step.
+    One seed decides everything: who sends what, what takes how long, what breaks when.
 
     \b
     Examples:
+      lb simulate --scenario equal            every policy on eight equal workers
+      lb simulate --scenario quarter --policy least_load,round_robin --seeds 10
+      lb simulate --scenario mine.yaml        a scenario of yours (docs/balancing.md)
+      lb simulate --scenario list             which ones there are
       lb simulate --faults                    new seeds for 10 seconds
       lb simulate --faults --requests 1e8     a long run
       lb simulate --faults --seed 7 --trace   one run, step by step
 
-    Exit code 1: a promise was broken.
+    Exit code 1: a promise was broken, or requests were never answered.
     """
+    if scenarios is not None:
+        if faults or seconds is not None or each or limit or keep or trace:
+            raise click.UsageError("--scenario compares policies; the faults' options do not apply")
+        question = _question(scenarios, policies, workers, load, seed, seeds, requests, jobs)
+        return _compare(question, as_json, plot)
+    if policies or workers or load or seeds or plot:
+        raise click.UsageError("--policy, --workers, --load, --seeds and --plot need --scenario")
     from lbcore.shell.cores import usable_cores
     from lbcore.sim.campaign import Wish, run_campaign
     from lbcore.sim.run import REQUESTS, Plan
 
     if not faults:
-        raise click.UsageError("say what to simulate: --faults")
+        raise click.UsageError("say what to simulate: --scenario equal, or --faults")
     each = each or REQUESTS
     if seed is not None and requests is None and seconds is None:
         plan = Plan(seed, each, _indexes(keep), limit)
@@ -86,6 +118,46 @@ def simulate(
         click.echo(f"seeds from {wish.seed}, {wish.each:,} requests each, {wish.jobs} processes")
     tally = run_campaign(wish, _Progress(as_json).show)
     return _report(tally, wish.seed, as_json)
+
+
+def _question(
+    scenarios: str,
+    policies: str | None,
+    workers: int | None,
+    load: float | None,
+    seed: int | None,
+    seeds: int | None,
+    requests: float | None,
+    jobs: int | None,
+) -> Question:
+    from lbcore.core.policies import POLICIES
+    from lbcore.shell.cores import usable_cores
+    from lbcore.shell.scenario_files import scenario_names
+
+    from .study import SEED, Question
+
+    return Question(
+        scenarios=scenario_names() if scenarios == "all" else _parts(scenarios),
+        policies=_parts(policies) if policies else list(POLICIES),
+        workers=workers,
+        requests=None if requests is None else int(requests),
+        load=load,
+        seed=SEED if seed is None else seed,
+        seeds=seeds or 1,
+        jobs=jobs or max(1, int(usable_cores().number)),
+    )
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _compare(question: Question, as_json: bool, plot: str | None) -> int:
+    from .study import list_scenarios, run_studies
+
+    if list(question.scenarios) == ["list"]:
+        return list_scenarios(as_json)
+    return run_studies(question, as_json, plot)
 
 
 def _indexes(keep: str | None) -> tuple[int, ...] | None:

@@ -35,8 +35,10 @@ class Measures(NamedTuple):
     misroutes: float
     #: part of the workers' time in which one was idle beside a request that waited
     idle: float
-    #: answers that were errors, for each request
+    #: part of the requests that ended in an error; they count in no time
     failed: float
+    #: attempts that failed, for each request
+    wasted: float
     #: requests that were never answered
     lost: int
 
@@ -49,10 +51,11 @@ class Meter:
         self.traffic = traffic
         self.models = models
         count = len(traffic.moments)
-        #: seconds until each was answered; NaN before
+        #: seconds until each had its result; NaN before, and for one that failed
         self.responses = [math.nan] * count
         self.left = count
-        self.failures = 0
+        self._answers = bytearray(count)
+        self.failures = self.wasted = 0
         self._last = 0.0
         self._judged = self._wrong = self._sent = 0
         self._every = 1 if len(models) <= JUDGED else len(models) // 8
@@ -103,11 +106,15 @@ class Meter:
 
     def answered(self, index: int, moment: float, failed: bool) -> None:
         """A request has its answer for good."""
-        if not math.isnan(self.responses[index]):
+        if self._answers[index]:
             raise AssertionError(f"request {index} is answered twice")
-        self.responses[index] = moment - self.traffic.moments[index]
         self.left -= 1
-        self.failures += failed
+        self._answers[index] = 1
+        if failed:
+            self.failures += 1
+            self.wasted += 1
+        else:
+            self.responses[index] = moment - self.traffic.moments[index]
         self._last = max(self._last, moment)
 
     def measures(self) -> Measures:
@@ -122,6 +129,7 @@ class Meter:
             misroutes=self._wrong / max(1, self._judged),
             idle=self._idle_s / workers_s,
             failed=self.failures / len(self.responses),
+            wasted=self.wasted / len(self.responses),
             lost=self.left,
         )
 

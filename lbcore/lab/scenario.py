@@ -113,8 +113,9 @@ class Scenario:
     transit_s: float = 0.0003
     changes: tuple[Change, ...] = ()
     reports: Reports = Reports()
-    #: a request that failed is sent again so often, by its client
+    #: a request that failed is sent again so often, by its client, which waits so long before
     retries: int = 0
+    retry_s: float = 0.5
 
     @property
     def workers_count(self) -> int:

@@ -8,7 +8,6 @@ costs the broker is not: it decides in no time.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import partial
 from random import Random
 from typing import Any, Final
 
@@ -336,8 +335,8 @@ class Trial:
             index, repeated = self._original(request_id & SEQUENCE_MASK)
             failed = bool(tag >> 8 & 0xFF)
             if failed and repeated < self.scenario.retries:
-                self.meter.failures += 1
-                self.world.after(self._way_s, partial(self._repeat, index, repeated))
+                self.meter.wasted += 1
+                self.world.after(self.scenario.retry_s, self._repeat, index, repeated)
                 continue
             self.meter.answered(index, self.world.now - START_S, failed)
 

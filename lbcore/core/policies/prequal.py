@@ -17,9 +17,10 @@ POOL: Final = 16
 PROBES: Final = 3
 #: probes whose requests in flight make the distribution that hot and cold are told by
 RECENT: Final = 128
-#: a latency is the median of so many, and says nothing after so long
+#: a latency is the median of so many, and says nothing after so long, or so many times itself
 LATENCIES: Final = 9
 LATENCY_VALID_S: Final = 10.0
+LATENCY_VALID: Final = 100.0
 
 
 class _Latency:
@@ -32,9 +33,13 @@ class _Latency:
         self.median_s = 0.0
         self.at = 0.0
 
+    def is_valid(self, now: float) -> bool:
+        """Whether it still says something."""
+        return now - self.at <= max(LATENCY_VALID_S, LATENCY_VALID * self.median_s)
+
     def add(self, latency_s: float, now: float) -> None:
         """Take in one more."""
-        if now - self.at > LATENCY_VALID_S:
+        if not self.is_valid(now):
             self.samples.clear()
         self.samples.append(latency_s)
         self.median_s = sorted(self.samples)[len(self.samples) // 2]
@@ -47,8 +52,8 @@ class Prequal(Policy):
     A worker is hot when it has more requests in flight, per weight, than 84 % of the recent probes
     found.  If any of the pool is cold, the cold one of least latency wins; if all are hot, the one
     with the fewest in flight.  The latency of a worker is the median of its last 9 that were sent
-    when it had about as many in flight as now (within a power of two); one without any within 10 s
-    counts as 0, so that it is tried.
+    when it had about as many in flight as now (within a power of two); one without any within 10 s,
+    or a hundred times that median, counts as 0, so that it is tried.
 
     A probe asks a worker how it stands.  This broker sees everything, so its own books are the
     answer: each choice draws 3 workers into a pool of the last 16, and every one in it is compared
@@ -99,7 +104,7 @@ class Prequal(Policy):
         level = worker.pending.bit_length()
         found, distance = 0.0, 99
         for known, latency in self._latencies.get(worker.number, {}).items():
-            if abs(known - level) < distance and now - latency.at <= LATENCY_VALID_S:
+            if abs(known - level) < distance and latency.is_valid(now):
                 found, distance = latency.median_s, abs(known - level)
         return found
 
