@@ -139,7 +139,7 @@ def _print_figures(study: Study) -> None:
     table = make_table([Column("policy", "left"), *map(Column, titles + ["failed"] * fails)], 1)
     for name, row in rows.items():
         cells = [duration_text(each) for each in (row.mean, row.p50, row.p99, row.p999)]
-        cells += [f"{row.slowdown:.2f}", duration_text(row.makespan), f"{row.worst_share:.2f}"]
+        cells += [f"{row.slowdown:.2f}", f"{row.makespan:,.0f} s", f"{row.worst_share:.2f}"]
         cells += [_part(row.misroutes), _part(row.idle)]
         if fails:
             cells.append(f"{row.lost} lost" if row.lost else f"{row.wasted:.2f}")
