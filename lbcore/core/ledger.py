@@ -26,12 +26,13 @@ from .clients import ClientRecord
 from .durable import Durable
 from .errors import RequestError
 from .fleet import Fleet, Worker
-from .frames import SEQUENCE_BITS, Flag, FrameBuffer, priority_of, reply_frame, task_of
+from .frames import SEQUENCE_BITS, Flag, FrameBuffer, priority_of, reply_frame
 from .history import NO_HISTORY, History
 from .journal import Journal
 from .lanes import clamp_priority
 from .policies import POLICIES, PolicyMaker, Random
 from .queue import Entry, RequestQueue, Run, frame_bytes
+from .sizes import TASK_MASK
 from .tasktable import TaskTable
 from .topology import Topology
 from .unusual import Alarm, SideTables
@@ -80,6 +81,7 @@ class Ledger(SideTables):
         self.policies = dict(policies)
         self.policy = self.policies[topology.policy.name](self.fleet, rng)
         self.tasks = TaskTable()
+        self.fleet.sized = self.tasks.sized
         self.journal = Journal()
         #: the connected ones
         self.clients: dict[int, ClientRecord] = {}
@@ -87,6 +89,7 @@ class Ledger(SideTables):
         #: bytes of answers that are kept for those who are away
         self.kept_bytes = 0
         self.queue = RequestQueue(self.clients)
+        self.order_queue()
         self.durable = Durable(topology.durability)
         self.draining = False
         #: requests sent to workers and not answered by them
@@ -225,6 +228,10 @@ class Ledger(SideTables):
         if self.fleet.take_report(worker, report, now):
             self.changed(worker, now, keep_place=True)
 
+    def order_queue(self) -> None:
+        """Have requests wait in the order that the topology wants, from now on."""
+        self.queue.costs = self.fleet if self.topology.policy.order == "shortest" else None
+
     def requeue(self, entries: Iterable[Entry]) -> None:
         """Put requests back at the front of the queue, in order, in runs.
 
@@ -246,7 +253,7 @@ class Ledger(SideTables):
         """Neighbours of one client and task together; those of clients that left are dropped."""
         runs: list[Run] = []
         for request_id, frame in entries:
-            client, task = request_id >> SEQUENCE_BITS, task_of(frame)
+            client, task = request_id >> SEQUENCE_BITS, self.tasks.sized.kind(frame)
             if self.owner(request_id) is None and request_id not in self.durable.open:
                 self.drop(request_id)
                 continue
@@ -340,7 +347,7 @@ class Ledger(SideTables):
         return [
             request_id
             for run in self.queue.runs()
-            if client in (0, run.client) and task in (-1, run.task)
+            if client in (0, run.client) and task in (-1, run.task & TASK_MASK)
             for request_id, _ in run.waiting()
         ]
 
