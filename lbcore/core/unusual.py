@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from .fleet import Worker
 from .frames import SEQUENCE_BITS
+from .idling import IdleMeter
 from .quarantine import Quarantine
 
 #: deaths under requests that are not here are remembered for so many of them
@@ -77,6 +78,7 @@ class SideTables:
         "deaths_before",
         "died_under",
         "grace",
+        "idling",
         "joined_at",
         "missing",
         "pinned",
@@ -122,6 +124,7 @@ class SideTables:
         #: for a policy that follows its requests, and some are long gone
         self.sent: dict[int, tuple[float, int, int]] = {}
         self.quarantine = Quarantine()
+        self.idling = IdleMeter()
         #: (when, what for, key)
         self.alarms: list[tuple[float, Alarm, int]] = []
 
