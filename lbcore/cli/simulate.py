@@ -38,7 +38,8 @@ PROGRESS_S: Final = 1.0
 @click.option("--workers", type=WholeNumber(1, 100_000), help="Of a scenario: so many workers.")
 @click.option("--load", type=Number(100.0), help="Of a scenario: work that comes ÷ work possible.")
 @click.option("--seeds", type=WholeNumber(1, 10_000), help="Of a scenario: so many, for intervals.")
-@click.option("--plot", metavar="FILE", help="Of a scenario: draw it (.png, .svg or .pdf).")
+@click.option("--save", metavar="FILE", help="Of a scenario: keep what came of it, for `report`.")
+@click.option("--report", metavar="FILE", help="Of a scenario: draw it (.html or .pdf).")
 @click.option(
     "--seed",
     type=WholeNumber(0),
@@ -59,7 +60,8 @@ def simulate(
     workers: int | None,
     load: float | None,
     seeds: int | None,
-    plot: str | None,
+    save: str | None,
+    report: str | None,
     seed: int | None,
     requests: float | None,
     seconds: float | None,
@@ -90,9 +92,10 @@ def simulate(
         if faults or seconds is not None or each or limit or keep or trace:
             raise click.UsageError("--scenario compares policies; the faults' options do not apply")
         question = _question(scenarios, policies, workers, load, seed, seeds, requests, jobs)
-        return _compare(question, as_json, plot)
-    if policies or workers or load or seeds or plot:
-        raise click.UsageError("--policy, --workers, --load, --seeds and --plot need --scenario")
+        return _compare(question, as_json, save, report)
+    if policies or workers or load or seeds or save or report:
+        text = "--policy, --workers, --load, --seeds, --save and --report need --scenario"
+        raise click.UsageError(text)
     from lbcore.shell.cores import usable_cores
     from lbcore.sim.campaign import Wish, run_campaign
     from lbcore.sim.run import REQUESTS, Plan
@@ -152,12 +155,12 @@ def _parts(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _compare(question: Question, as_json: bool, plot: str | None) -> int:
+def _compare(question: Question, as_json: bool, save: str | None, report: str | None) -> int:
     from .study import list_scenarios, run_studies
 
     if list(question.scenarios) == ["list"]:
         return list_scenarios(as_json)
-    return run_studies(question, as_json, plot)
+    return run_studies(question, as_json, save, report)
 
 
 def _indexes(keep: str | None) -> tuple[int, ...] | None:
