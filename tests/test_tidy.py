@@ -26,7 +26,8 @@ LAYERS = {
     "core": {"core"},
     "shell": {"shell", "core"},
     "sim": {"sim", "core"},
-    "cli": {"cli", "shell", "sim", "core", "root"},
+    "lab": {"lab", "sim", "core"},
+    "cli": {"cli", "shell", "sim", "lab", "core", "root"},
     # the bootstrap runs before any dependency is there: it imports a layer only inside a function
     "root": {"root"},
 }

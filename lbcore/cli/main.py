@@ -64,6 +64,9 @@ COMMANDS: dict[str, Entry] = {
     "simulate": Entry(
         "lbcore.cli.simulate:simulate", "Break a system in virtual time, by the million."
     ),
+    "compare": Entry(
+        "lbcore.cli.compare:compare", "Compare policies on real processes and simulated ones."
+    ),
     "bench": Entry("lbcore.cli.clone:bench", "Measure lb beside its peers (in a clone)."),
     "test": Entry("lbcore.cli.clone:test", "Run the test suite (in a clone)."),
     "completion": Entry("lbcore.cli.completion:completion", "Print a shell completion script."),
