@@ -17,7 +17,7 @@ import heapq
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -35,6 +35,9 @@ from .queue import Entry, RequestQueue, Run, frame_bytes
 from .tasktable import TaskTable
 from .topology import Topology
 from .unusual import Alarm, SideTables
+
+if TYPE_CHECKING:
+    from .recording import Recording
 
 #: how often workers with requests waiting behind a running one are checked for a stall
 STALL_CHECK_S: Final = 0.025
@@ -57,9 +60,10 @@ class Ledger(SideTables):
     # fmt: off
     __slots__ = (
         "accepted", "answered", "away", "buffers", "clients", "completed", "deadlines", "draining",
-        "dropped", "durable", "failed", "fleet", "history", "hold_until", "in_flight", "journal",
-        "kept_bytes", "limits", "loaded", "lost_tasks", "policies", "policy", "queue", "recalled",
-        "refused", "reply_bytes_max", "spared", "stall_at", "tasks", "timed", "topology",
+        "dropped", "durable", "failed", "fleet", "follows", "history", "hold_until", "in_flight",
+        "journal", "kept_bytes", "limits", "loaded", "lost_tasks", "policies", "policy", "queue",
+        "recalled", "recording", "refused", "reply_bytes_max", "spared", "stall_at", "tasks",
+        "timed", "topology",
     )
     # fmt: on
 
@@ -79,6 +83,9 @@ class Ledger(SideTables):
         #: what makes each policy, by its name in the topology
         self.policies = dict(policies)
         self.policy = self.policies[topology.policy.name](self.fleet, rng)
+        #: what takes down every request, if anything; and whether it or the policy is told of each
+        self.recording: Recording | None = None
+        self.follows = self.policy.follows
         self.tasks = TaskTable()
         self.journal = Journal()
         #: the connected ones

@@ -97,7 +97,7 @@ def read_replies(ledger: Ledger, worker: Worker, data: bytes, now: float, outbox
         ledger.fleet.observe_transit(now - head_at - seconds)
     if len(worker.inflight) != before:
         settle(ledger, worker, before, now)
-        if ledger.policy.follows:
+        if ledger.follows:
             tell_answered(ledger, worker, data, offset, now)
         if worker.solo:
             end_solo(ledger, worker, now)

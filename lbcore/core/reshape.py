@@ -92,6 +92,7 @@ def _change_policy(ledger: Ledger, topology: Topology, now: float, outbox: Outbo
     fleet.speed_version += 1
     was_late = ledger.policy.late_binding
     ledger.policy = ledger.policies[topology.policy.name](fleet, ledger.policy.rng)
+    ledger.follows = ledger.policy.follows or ledger.recording is not None
     ledger.sent.clear()
     for worker in fleet.ready:
         ledger.changed(worker, now)

@@ -126,9 +126,7 @@ def test_a_slow_worker_a_stalled_one_and_one_that_fails(runs: Runs) -> None:
         (("--scenario", "equal", "--save", "no/where.json"), "there is no such folder"),
     ],
 )
-def test_what_cannot_be_done_is_one_line(
-    options: tuple[str, ...], words: str, runs: Runs
-) -> None:
+def test_what_cannot_be_done_is_one_line(options: tuple[str, ...], words: str, runs: Runs) -> None:
     out, err = runs.run(*options, code=2)
     assert out == ""
     assert words in err
