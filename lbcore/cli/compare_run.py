@@ -13,7 +13,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -135,9 +135,8 @@ def _topology(plan: RealPlan, policy: PolicyConfig, folder: Path) -> str:
         "broker": {"port": 0},
         "workers": workers,
         "policy": {
-            "name": policy.name,
-            "pending_weight": policy.pending_weight,
-            "cpu_weight": policy.cpu_weight,
+            **asdict(policy),
+            "prefetch": policy.prefetch if policy.prefetch >= 0 else "auto",
         },
         "tasks": [MODULE],
         # what is left over when it is stopped interests nobody

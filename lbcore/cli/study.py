@@ -57,7 +57,7 @@ def run_studies(question: Question, as_json: bool, plot: str | None) -> int:
     if as_json:
         print_json(views[0] if len(views) == 1 else views)
     if plot is not None:
-        from .plots import plot_studies
+        from .plots import plot_studies  # type: ignore[import-not-found]
 
         plot_studies(studies, Path(plot))
         if not as_json:

@@ -61,6 +61,12 @@ class TaskCost:
         #: successes seen
         self.count = 0
 
+    def guess(self, other: TaskCost, factor: float) -> None:
+        """Take it for ``factor`` times another one until there is a sample."""
+        self.mean_s = max(other.mean_s * factor, SERVICE_MIN_S)
+        self.log_cost = math.log(self.mean_s)
+        self.cpu_share = other.cpu_share
+
     def service_s(self, speed: float) -> float:
         """Expected seconds on a worker of effective speed ``speed`` (``v_w * A_w **
         cpu_weight``)."""

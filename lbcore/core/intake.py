@@ -5,6 +5,7 @@ Called by ``broker`` for each read; works on the ``Ledger``.
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Final
 
 from .actions import Control, Outbox
@@ -206,7 +207,10 @@ def _admit(
             client.accepted += len(staged) - before
             ledger.accepted += len(staged) - before
             return True
-        if (
+        if task in ledger.tasks.sized.arguments:
+            whole = Run(client.number, task, entries, bool(flags & _EXPLAIN), priority)
+            _admit_by_size(ledger, client, whole, timed, now, outbox)
+        elif (
             (queue.count and queue.can_start())
             or flags & _EXPLAIN
             or client.paused
@@ -221,6 +225,23 @@ def _admit(
         return True
     ledger.refuse(client, entries, task, error, outbox)
     return False
+
+
+def _admit_by_size(
+    ledger: Ledger, client: ClientRecord, whole: Run, timed: bool, now: float, outbox: Outbox
+) -> None:
+    """Start or queue requests of a task that tells them apart by size, each size for itself."""
+    queue, sized = ledger.queue, ledger.tasks.sized
+    for kind, group in groupby(whole.entries, lambda entry: sized.kind(entry[1])):
+        same = list(group)
+        if (
+            (queue.count and queue.can_start())
+            or whole.explain
+            or client.paused
+            or not start_now(ledger, kind, same, now, outbox)
+        ):
+            run = Run(client.number, kind, same, whole.explain, whole.priority)
+            queue.append(run, size_of(same), timed=timed)
 
 
 def _refuse_excess(

@@ -17,7 +17,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Protocol
 
 #: (id, frame): one waiting request
 Entry = tuple[int, bytes]
@@ -31,6 +31,10 @@ MERGED_BYTES: Final = 1024
 TAKEN_MAX: Final = 1024
 #: priorities beyond this count as this
 PRIORITY_MAX: Final = 10
+#: by order of cost, what comes may overtake requests of so many times its own work, for each worker
+OVERTAKEN_MAX: Final = 10.0
+#: and is compared with so many runs, from the end on
+COMPARED_MAX: Final = 64
 #: runs that were emptied from the middle are swept out when there are so many, and most are
 SWEEP_MIN: Final = 32
 
@@ -50,6 +54,7 @@ class Run:
         "lane",
         "left",
         "number",
+        "overtaken_s",
         "priority",
         "start",
         "task",
@@ -72,6 +77,8 @@ class Run:
         #: keep the numbers behind the choice
         self.explain = explain
         self.priority = priority
+        #: seconds of work that came later and went before it, by order of cost
+        self.overtaken_s = 0.0
         #: where it waits, and its place in the order of arrival; both are the queue's affair
         self.lane: Lane | None = None
         self.number = 0
@@ -90,6 +97,18 @@ class Run:
         for begin in range(self.start, len(self.entries), RUN_ENTRIES):
             entries = self.entries[begin : begin + RUN_ENTRIES]
             yield Run(self.client, self.task, entries, self.explain, self.priority)
+
+
+class Costs(Protocol):
+    """What tells the expected cost of requests, for an order by it."""
+
+    def seconds(self, task: int) -> float:
+        """Of one request of that task."""
+        ...
+
+    def sharing(self) -> int:
+        """How many workers share the work; at least 1."""
+        ...
 
 
 class ClientLanes:
@@ -234,6 +253,26 @@ class Lane:
                 self.at += 1
             self.offset = 0
         return False
+
+    def place_by_cost(self, run: Run, costs: Costs) -> int:
+        """Where a run belongs in ``runs`` by order of cost: behind those that cost no more.
+
+        It overtakes nothing that was overtaken by enough already, so that nothing waits for ever.
+        """
+        runs, place = self.runs, len(self.runs)
+        cost_s = costs.seconds(run.task)
+        added_s = cost_s * run.left
+        lowest = max(0, place - COMPARED_MAX)
+        while place > lowest:
+            ahead = runs[place - 1]
+            ahead_s = costs.seconds(ahead.task)
+            bound_s = OVERTAKEN_MAX * ahead_s * costs.sharing()
+            if ahead.left and (ahead_s <= cost_s or ahead.overtaken_s + added_s > bound_s):
+                break
+            place -= 1
+        for behind in range(place, len(runs)):
+            runs[behind].overtaken_s += added_s
+        return place
 
     def rewind(self) -> None:
         """Back to the front: the look is over."""

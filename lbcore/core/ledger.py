@@ -17,7 +17,7 @@ import heapq
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
@@ -26,18 +26,16 @@ from .clients import ClientRecord
 from .durable import Durable
 from .errors import RequestError
 from .fleet import Fleet, Worker
-from .frames import SEQUENCE_BITS, Flag, FrameBuffer, priority_of, reply_frame, task_of
+from .frames import SEQUENCE_BITS, Flag, FrameBuffer, priority_of, reply_frame
 from .history import NO_HISTORY, History
 from .journal import Journal
 from .lanes import clamp_priority
 from .policies import POLICIES, PolicyMaker, Random
 from .queue import Entry, RequestQueue, Run, frame_bytes
+from .sizes import TASK_MASK
 from .tasktable import TaskTable
 from .topology import Topology
 from .unusual import Alarm, SideTables
-
-if TYPE_CHECKING:
-    from .recording import Recording
 
 #: how often workers with requests waiting behind a running one are checked for a stall
 STALL_CHECK_S: Final = 0.025
@@ -60,10 +58,9 @@ class Ledger(SideTables):
     # fmt: off
     __slots__ = (
         "accepted", "answered", "away", "buffers", "clients", "completed", "deadlines", "draining",
-        "dropped", "durable", "failed", "fleet", "follows", "history", "hold_until", "in_flight",
-        "journal", "kept_bytes", "limits", "loaded", "lost_tasks", "policies", "policy", "queue",
-        "recalled", "recording", "refused", "reply_bytes_max", "spared", "stall_at", "tasks",
-        "timed", "topology",
+        "dropped", "durable", "failed", "fleet", "history", "hold_until", "in_flight", "journal",
+        "kept_bytes", "limits", "loaded", "policies", "policy", "queue", "recalled",
+        "refused", "reply_bytes_max", "spared", "stall_at", "tasks", "timed", "topology",
     )
     # fmt: on
 
@@ -83,10 +80,8 @@ class Ledger(SideTables):
         #: what makes each policy, by its name in the topology
         self.policies = dict(policies)
         self.policy = self.policies[topology.policy.name](self.fleet, rng)
-        #: what takes down every request, if anything; and whether it or the policy is told of each
-        self.recording: Recording | None = None
-        self.follows = self.policy.follows
         self.tasks = TaskTable()
+        self.fleet.sized = self.tasks.sized
         self.journal = Journal()
         #: the connected ones
         self.clients: dict[int, ClientRecord] = {}
@@ -94,6 +89,7 @@ class Ledger(SideTables):
         #: bytes of answers that are kept for those who are away
         self.kept_bytes = 0
         self.queue = RequestQueue(self.clients)
+        self.heed_policy()
         self.durable = Durable(topology.durability)
         self.draining = False
         #: requests sent to workers and not answered by them
@@ -116,8 +112,6 @@ class Ledger(SideTables):
         self.recalled: set[int] = set()
         #: workers that get nothing new, until it was said that they have nothing left
         self.spared: set[Worker] = set()
-        #: numbers of tasks that some worker had and none has now
-        self.lost_tasks: set[int] = set()
         #: the largest result of which a worker may ever have thought that it is allowed
         self.reply_bytes_max = topology.limits.frame_bytes
         #: when stalled workers are looked for next; set while ``loaded`` is not empty
@@ -232,6 +226,11 @@ class Ledger(SideTables):
         if self.fleet.take_report(worker, report, now):
             self.changed(worker, now, keep_place=True)
 
+    def heed_policy(self) -> None:
+        """What depends on the policy: in which order requests wait, who is told of each."""
+        self.follows = self.policy.follows or self.recording is not None
+        self.queue.costs = self.fleet if self.topology.policy.order == "shortest" else None
+
     def requeue(self, entries: Iterable[Entry]) -> None:
         """Put requests back at the front of the queue, in order, in runs.
 
@@ -253,7 +252,7 @@ class Ledger(SideTables):
         """Neighbours of one client and task together; those of clients that left are dropped."""
         runs: list[Run] = []
         for request_id, frame in entries:
-            client, task = request_id >> SEQUENCE_BITS, task_of(frame)
+            client, task = request_id >> SEQUENCE_BITS, self.tasks.sized.kind(frame)
             if self.owner(request_id) is None and request_id not in self.durable.open:
                 self.drop(request_id)
                 continue
@@ -347,7 +346,7 @@ class Ledger(SideTables):
         return [
             request_id
             for run in self.queue.runs()
-            if client in (0, run.client) and task in (-1, run.task)
+            if client in (0, run.client) and task in (-1, run.task & TASK_MASK)
             for request_id, _ in run.waiting()
         ]
 

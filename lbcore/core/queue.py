@@ -23,6 +23,7 @@ from .lanes import (
     RUN_ENTRIES,
     TAKEN_MAX,
     ClientLanes,
+    Costs,
     Entry,
     Lane,
     Parking,
@@ -51,6 +52,7 @@ class RequestQueue:
         "_shares",
         "_touched",
         "bytes",
+        "costs",
         "count",
         "parked_for",
     )
@@ -60,6 +62,8 @@ class RequestQueue:
         self.count = 0
         #: bytes of their frames
         self.bytes = 0
+        #: what tells the cost of requests, where they go in order of it; None: first come first
+        self.costs: Costs | None = None
         self._connected = connected
         self._clients: dict[int, ClientLanes] = {}
         #: requests that came back from a worker: before all others, and charged already
@@ -78,7 +82,7 @@ class RequestQueue:
     # ---- coming in -----------------------------------------------------------------------------
 
     def append(self, run: Run, size: int, *, timed: bool = False) -> None:
-        """Add a run at the end of its lane; ``size`` is that of all its frames, in bytes.
+        """Add a run to its lane; ``size`` is that of all its frames, in bytes.
 
         ``timed``: its requests have deadlines, so each may have to be found later.
         """
@@ -89,7 +93,10 @@ class RequestQueue:
         owner.count += count
         owner.size += size
         lane = owner.lanes.get(run.priority) or self._open(owner, run.priority)
-        last = lane.runs[-1] if lane.runs else None
+        place = len(lane.runs)
+        if self.costs is not None and place:
+            place = lane.place_by_cost(run, self.costs)
+        last = lane.runs[place - 1] if place else None
         if (
             last is not None
             and last.task == run.task
@@ -112,7 +119,8 @@ class RequestQueue:
             if piece.task in self._parking.tasks:
                 self._parking.put(lane, piece)
             else:
-                lane.runs.append(piece)
+                lane.runs.insert(place, piece)
+                place += 1
         if not lane.stamp:
             self._file(lane)
 
@@ -334,10 +342,7 @@ class RequestQueue:
                 assert (lane.at, lane.offset, lane.held_s) == (0, 0, 0.0)
                 assert bool(lane.stamp) == (bool(lane.runs) and not owner.blocked)
                 assert not lane.stamp or lane.runs[0].left
-        for level in self._shares.levels.values():
-            lanes = {entry[2] for entry in level.heap if entry[2].stamp == entry[1]}
-            assert (len(lanes), level.held_s) == (level.live, 0.0)
-            assert (level in self._shares.active) == (level.live > 0)
+        self._shares.check()
         self._parking.check()
 
     # ---- inside --------------------------------------------------------------------------------

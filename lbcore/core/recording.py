@@ -187,7 +187,7 @@ def start_recording(
     assert not ledger.queue.count, "what waits already would be lost"
     ledger.recording = Recording(sink, began, clock)
     ledger.queue = _RecordedQueue(ledger, ledger.recording)
-    ledger.follows = True
+    ledger.heed_policy()
     return ledger.recording
 
 
@@ -212,8 +212,8 @@ def present_figures(ledger: Ledger, at: float, **more: Any) -> Figures:
         ],
         tasks=tuple(
             TaskFigures(number, ledger.tasks.name(number), cost.mean_s, round(cost.cpu_share, 3))
-            for number, cost in enumerate(fleet.costs)
-            if cost.count
+            for number in range(len(ledger.tasks.specs))
+            if (cost := fleet.costs[number]).count
         ),
         **more,
     )

@@ -47,8 +47,9 @@ def read_replies(ledger: Ledger, worker: Worker, data: bytes, now: float, outbox
     )
     unusual = bool(durable) or not is_calm
     head_at, before = worker.head_at, len(worker.inflight)
-    # a segment is answers for one client, a run is answers of one task and status
+    # a segment is answers for one client, a run is answers of one kind and status
     segment, client, run_tag, run_begin = 0, -1, _REPLY, 0
+    sized, kind, is_sized = ledger.tasks.sized, 0, False
     count = segment_begin = 0
     seconds, tail, wrong = 0.0, 0, ""
     offset, end = 0, len(data)
@@ -63,10 +64,17 @@ def read_replies(ledger: Ledger, worker: Worker, data: bytes, now: float, outbox
                 wrong = f"{worker.name} sent a frame of kind {tag & 0xFF}"
                 break
             if count > run_begin:
-                _book(ledger, worker, run_tag, count - run_begin, seconds, tail, now)
+                _book(ledger, worker, run_tag, kind, count - run_begin, seconds, tail, now)
             run_tag, run_begin, seconds = tag, count, 0.0
+            kind = tag >> 16
+            is_sized = kind in sized.arguments
             unusual = unusual or tag >> 8 & 0xFF == _CANCELLED
         known = pop(request_id, None)
+        if is_sized and known is not None and (own := sized.kind(known)) != kind:
+            if count > run_begin:
+                _book(ledger, worker, run_tag, kind, count - run_begin, seconds, tail, now)
+                run_begin, seconds = count, 0.0
+            kind = own
         if known is None or (
             unusual
             and ((is_calm and request_id in durable) or _settled(ledger, request_id, known, tag))
@@ -92,7 +100,7 @@ def read_replies(ledger: Ledger, worker: Worker, data: bytes, now: float, outbox
         body = offset + HEADER_BYTES
     ledger.pass_on(client, data[segment:offset], count - segment_begin, outbox)
     if count > run_begin:
-        _book(ledger, worker, run_tag, count - run_begin, seconds, tail, now)
+        _book(ledger, worker, run_tag, kind, count - run_begin, seconds, tail, now)
     if before == 1 and count == 1 and not run_tag >> 8 & 0xFF:
         ledger.fleet.observe_transit(now - head_at - seconds)
     if len(worker.inflight) != before:
@@ -141,13 +149,20 @@ def _count_off(ledger: Ledger, tag: int) -> None:
 
 
 def _book(
-    ledger: Ledger, worker: Worker, tag: int, count: int, seconds: float, tail: int, now: float
+    ledger: Ledger,
+    worker: Worker,
+    tag: int,
+    task: int,
+    count: int,
+    seconds: float,
+    tail: int,
+    now: float,
 ) -> None:
-    """Book ``count`` answers of one task and status from one worker; learn from successes.
+    """Book ``count`` answers of one kind and status from one worker; learn from successes.
 
     ``seconds`` is what they took together, ``tail`` the last bytes of the last one's header.
     """
-    task, status = tag >> 16, tag >> 8 & 0xFF
+    status = tag >> 8 & 0xFF
     left = worker.counts.get(task, 0) - count
     if left > 0:
         worker.counts[task] = left
@@ -179,6 +194,8 @@ def _suspect(
 ) -> None:
     """A worker that fails everything fast is not idle: what it skipped still counts as work."""
     worker.failures_in_row += count
+    if not ledger.fleet.policy.guard_failures:
+        return
     if worker.failures_in_row >= FAILURES_SUSPECT and ledger.fleet.costs[task].count:
         expected_s = worker.service_s(task, now)
         skipped_s = count * (expected_s - max(0.0, service_s))

@@ -17,6 +17,7 @@ from .errors import UnknownTask
 from .fleet import Worker
 from .frames import Kind, control_frame, task_of
 from .ledger import STALL_CHECK_S, Ledger
+from .sizes import TASK_MASK
 from .topology import Topology, WorkerConfig
 
 _STATES: Final = frozenset(state.value for state in ChildState)
@@ -92,8 +93,8 @@ def _change_policy(ledger: Ledger, topology: Topology, now: float, outbox: Outbo
     fleet.speed_version += 1
     was_late = ledger.policy.late_binding
     ledger.policy = ledger.policies[topology.policy.name](fleet, ledger.policy.rng)
-    ledger.follows = ledger.policy.follows or ledger.recording is not None
     ledger.sent.clear()
+    ledger.heed_policy()
     for worker in fleet.ready:
         ledger.changed(worker, now)
     if was_late == ledger.policy.late_binding:
@@ -135,18 +136,18 @@ def drop_lost_tasks(ledger: Ledger, now: float, outbox: Outbox) -> None:
     Called when a worker joins, and now and then as long as there are such tasks: a request may
     come back from a worker that was lost.
     """
-    fleet, workers = ledger.fleet, ledger.fleet.by_name.values()
+    workers = ledger.fleet.by_name.values()
     if not all(worker.number in ledger.buffers for worker in workers):
         ledger.lost_tasks.difference_update(*(worker.tasks for worker in workers))
         return
     offered = frozenset[int]().union(*(worker.tasks for worker in workers))
-    lost = ledger.lost_tasks = set(range(len(fleet.costs))) - offered
+    lost = ledger.lost_tasks = set(range(len(ledger.tasks.specs))) - offered
     if not lost or not (ledger.queue.count or ledger.suspects):
         return
     waiting = [
-        (request_id, run.task)
+        (request_id, run.task & TASK_MASK)
         for run in ledger.queue.runs()
-        if run.task in lost
+        if run.task & TASK_MASK in lost
         for request_id, _ in run.waiting()
     ]
     waiting += [(request_id, task_of(frame)) for request_id, frame in ledger.suspects.items()]

@@ -185,9 +185,10 @@ def fill_placeholder(ledger: Ledger, request_id: int, frame: bytes) -> None:
         return
     worker = ledger.holder(request_id)
     assert worker is not None, "a placeholder is in flight or missing"
-    was = task_of(worker.inflight[request_id])
+    kind_of = ledger.tasks.sized.kind
+    was = kind_of(worker.inflight[request_id])
     worker.inflight[request_id] = frame
-    if task_of(frame) != was:
+    if kind_of(frame) != was:
         worker.recount()
 
 

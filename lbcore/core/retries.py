@@ -63,7 +63,15 @@ def send_suspects(ledger: Ledger, now: float, outbox: Outbox) -> None:
         if worker is not None and not worker.inflight:
             del ledger.suspects[request_id], ledger.reserved[request_id]
             explain = bool(frame[5] & Flag.EXPLAIN)
-            send(ledger, worker, task_of(frame), [(request_id, frame)], now, outbox, explain)
+            send(
+                ledger,
+                worker,
+                ledger.tasks.sized.kind(frame),
+                [(request_id, frame)],
+                now,
+                outbox,
+                explain,
+            )
 
 
 def _reserve(
@@ -97,7 +105,7 @@ def pin(ledger: Ledger, request_id: int, frame: bytes, number: int, now: float) 
 def send_pinned(ledger: Ledger, worker: Worker, now: float, outbox: Outbox) -> None:
     """A worker is here: whatever waited for it goes there, room or not, since it began it."""
     for request_id, frame in ledger.pinned.pop(worker.number, {}).items():
-        send(ledger, worker, task_of(frame), [(request_id, frame)], now, outbox)
+        send(ledger, worker, ledger.tasks.sized.kind(frame), [(request_id, frame)], now, outbox)
 
 
 def end_pinned(ledger: Ledger, number: int, death: Mapping[str, Any], outbox: Outbox) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from .policyname import PolicyName
+from .policy_readers import PolicyName, Switch, WholeOrAuto
 from .readers import (
     AnyHost,
     Choice,
@@ -90,6 +90,14 @@ POLICY_KEYS: Final[Mapping[str, Reader]] = {
     "name": PolicyName(POLICIES),
     "pending_weight": Number("a number", 0, 1000),
     "cpu_weight": Number("a number", 0, 10),
+    "order": Choice(("fifo", "shortest")),
+    "late_binding": Switch(),
+    "prefetch": WholeOrAuto("requests", 0, 4096),
+    "learn_costs": Switch(),
+    "learn_speeds": Switch(),
+    "fade_reports": Switch(),
+    "guard_failures": Switch(),
+    "slow_start": Switch(),
 }
 LOGS_KEYS: Final[Mapping[str, Reader]] = {
     "folder": PathText("the path of a folder, such as logs"),

@@ -113,3 +113,10 @@ class Shares:
         best = self.active[0].priority
         for level in self.active:
             level.scale = min(SHARE_RATIO_MAX, LEVEL_RATIO ** (best - level.priority))
+
+    def check(self) -> None:
+        """Assert what must always hold between two events."""
+        for level in self.levels.values():
+            lanes = {entry[2] for entry in level.heap if entry[2].stamp == entry[1]}
+            assert (len(lanes), level.held_s) == (level.live, 0.0)
+            assert (level in self.active) == (level.live > 0)

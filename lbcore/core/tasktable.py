@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from .errors import ProtocolError
+from .sizes import TASK_MASK, SizedTasks
 
 #: task numbers are 16 bits in a header
 TASKS_MAX: Final = 1 << 16
@@ -20,6 +21,8 @@ class TaskTable:
         self.specs: list[dict[str, Any]] = []
         #: name or alias -> number
         self.numbers: dict[str, int] = {}
+        #: those whose requests are told apart by size
+        self.sized = SizedTasks()
         #: changes with every task that is new or described anew
         self.version = 0
 
@@ -34,19 +37,20 @@ class TaskTable:
 
     def idempotent(self, number: int) -> bool:
         """Whether the task may be run again after a worker died under it."""
-        return bool(self.specs[number].get("idempotent", True))
+        return bool(self.specs[number & TASK_MASK].get("idempotent", True))
 
     def max_attempts(self, number: int, default: int) -> int:
         """How many workers may die under one request of that task."""
-        value = self.specs[number].get("max_attempts")
+        value = self.specs[number & TASK_MASK].get("max_attempts")
         return value if isinstance(value, int) and value > 0 else default
 
     def name(self, number: int) -> str:
-        """The name of a task number, for people."""
+        """The name of a task number, or of a kind, for people."""
+        number &= TASK_MASK
         return str(self.specs[number]["name"]) if number < len(self.specs) else f"task {number}"
 
     def merge(self, specs: Sequence[Mapping[str, Any]]) -> frozenset[int]:
-        """Take in what a worker can run; returns the numbers.
+        """Take in what a worker can run; returns the numbers, and the kinds of those with sizes.
 
         A newer description of a known task replaces the older one.  Raises ``ProtocolError`` when a
         description has no name, or when there are too many tasks.
@@ -75,7 +79,8 @@ class TaskTable:
                 self.version += 1
             for known in (name, *spec.get("aliases", ())):
                 self.numbers.setdefault(str(known), number)
-            numbers.add(number)
+            self.sized.note(number, spec)
+            numbers.update(self.sized.kinds(number))
         return frozenset(numbers)
 
     def wire(self) -> dict[str, int]:

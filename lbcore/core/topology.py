@@ -62,6 +62,22 @@ class PolicyConfig:
     pending_weight: float = 1.0
     #: exponent on the share of CPU a worker can get by psutil's reports; 0 ignores CPU
     cpu_weight: float = 1.0
+    #: which waiting request goes first: "fifo", or "shortest", the one that is expected to take
+    #: least, within bounds
+    order: str = "fifo"
+    #: requests wait in the broker until they can start; off: each is bound when it arrives
+    late_binding: bool = True
+    #: requests that may wait at a worker behind those that run; -1: as many as it takes
+    prefetch: int = -1
+    #: off: a task costs what it declares, all workers are as fast as their weights say
+    learn_costs: bool = True
+    learn_speeds: bool = True
+    #: off: a CPU report counts in full until the next one comes
+    fade_reports: bool = True
+    #: off: a request that failed in no time took no time
+    guard_failures: bool = True
+    #: off: a worker that is new may have requests waiting there at once
+    slow_start: bool = True
 
     @property
     def is_own(self) -> bool:

@@ -8,11 +8,14 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Mapping, Set
 from enum import IntEnum
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from .fleet import Worker
 from .frames import SEQUENCE_BITS
 from .quarantine import Quarantine
+
+if TYPE_CHECKING:
+    from .recording import Recording
 
 #: deaths under requests that are not here are remembered for so many of them
 DEATHS_BEFORE_MAX: Final = 10_000
@@ -76,11 +79,14 @@ class SideTables:
         "deaths",
         "deaths_before",
         "died_under",
+        "follows",
         "grace",
         "joined_at",
+        "lost_tasks",
         "missing",
         "pinned",
         "quarantine",
+        "recording",
         "replaced",
         "reserved",
         "revived",
@@ -121,6 +127,11 @@ class SideTables:
         #: id -> when it was sent, how many were there before it, and the number of the worker; only
         #: for a policy that follows its requests, and some are long gone
         self.sent: dict[int, tuple[float, int, int]] = {}
+        #: what takes down every request, if anything; whether that or the policy is told of each
+        self.recording: Recording | None = None
+        self.follows = False
+        #: numbers of tasks that some worker had and none has now
+        self.lost_tasks: set[int] = set()
         self.quarantine = Quarantine()
         #: (when, what for, key)
         self.alarms: list[tuple[float, Alarm, int]] = []

@@ -158,7 +158,7 @@ def figures(responses: Sequence[float], traffic: Traffic) -> dict[str, Any]:
 
 
 def worst_share(work: Sequence[float], capacities: Sequence[float]) -> float:
-    """The largest of the workers' shares of the work, each relative to its share of the capacity."""
+    """The largest of the shares of the work, each relative to its worker's share of capacity."""
     done, able = math.fsum(work), math.fsum(capacities)
     if not done:
         return 0.0

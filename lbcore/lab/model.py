@@ -1,4 +1,4 @@
-"""A worker as a model: requests wait in order, each slot runs one at a time, at a speed that changes.
+"""A worker as a model: requests wait in order, each slot runs one, at a speed that changes.
 
 It keeps what a real worker's CPU reports are made of, and what only a simulation can know: when it
 would be done with everything that it was sent.
@@ -47,8 +47,8 @@ class WorkerModel:
     """One worker; ``done`` takes what is finished."""
 
     __slots__ = (
-        "_done", "_free_at", "_world", "busy_s", "condition", "core_cpu_s", "core_delay_s", "number",
-        "running", "served", "slots", "waiting", "work_s",
+        "_done", "_free_at", "_world", "busy_s", "condition", "core_cpu_s", "core_delay_s",
+        "number", "running", "served", "slots", "waiting", "work_s",
     )  # fmt: skip
 
     def __init__(

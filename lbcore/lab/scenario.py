@@ -137,7 +137,7 @@ def read_scenario(found: Any, name: str) -> Scenario:
     workers = found.get("workers", 8)
     if isinstance(workers, int) and not isinstance(workers, bool):
         found["workers"] = [{"count": workers}]
-    scenario = _build(Scenario, found, name)
+    scenario: Scenario = _build(Scenario, found, name)
     _check(scenario)
     return scenario
 

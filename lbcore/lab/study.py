@@ -110,8 +110,12 @@ class Study:
     def mean(self, name: str) -> Measures:
         """Mean of each figure over the seeds."""
         rows = list(self.found[name].values())
-        sums = [math.fsum(column) / len(rows) for column in zip(*rows, strict=True)]
-        return Measures(*sums[:-1], lost=sum(row.lost for row in rows))
+        sums = {
+            key: math.fsum(getattr(row, key) for row in rows) / len(rows)
+            for key in Measures._fields
+            if key != "lost"
+        }
+        return Measures(**sums, lost=sum(row.lost for row in rows))
 
     def ratio(self, name: str, key: str, to: str) -> Ratio:
         """How that figure of one relates to that of another, seed by seed."""

@@ -7,7 +7,7 @@ costs the broker is not: it decides in no time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from random import Random
 from typing import Any, Final
 
@@ -80,10 +80,18 @@ class Trial:
         self.meter = Meter(scenario, traffic, self.models)
         self._due = 0.0
         self._next = 0
-        #: sequence of the last request of the client, and of each that is a repeat, which it repeats
+        #: sequence of the client's last request; and of each repeat, which it repeats, how often
         self._sequence = len(traffic.moments)
         self._repeats: dict[int, tuple[int, int]] = {}
         self._reported = [(START_S, 0.0, 0.0)] * len(self.models)
+        self._specs: list[dict[str, Any]] = [
+            {"name": task.name, "cost": task.service_s, "idempotent": True}
+            for task in scenario.tasks
+        ]
+        self.client = 0
+        #: place in the scenario's tasks -> number of the task, and back
+        self._places: dict[int, int] = {}
+        self._of_number: dict[int, int] = {}
 
     def _worker_configs(self) -> Iterable[WorkerConfig]:
         number = core = 0
@@ -103,18 +111,14 @@ class Trial:
     def run(self) -> Measures:
         """Let every request be answered."""
         world = self.world
-        self._specs = [
-            {"name": task.name, "cost": task.service_s, "idempotent": True}
-            for task in self.scenario.tasks
-        ]
         for number, model in enumerate(self.models):
             if not model.condition.is_absent:
                 self._join(number)
             self._watch(number)
         self.client, actions = self.broker.client_joined("client", world.now)
         self._perform(actions)
-        self._places = {place: self.broker.ledger.tasks.numbers[task.name]
-                        for place, task in enumerate(self.scenario.tasks)}
+        numbers = self.broker.ledger.tasks.numbers
+        self._places = {place: numbers[spec["name"]] for place, spec in enumerate(self._specs)}
         self._of_number = {number: place for place, number in self._places.items()}
         if self._needs_reports:
             for number in range(len(self.models)):
@@ -236,7 +240,8 @@ class Trial:
             "cores": model.slots,
             "busy_s": used + others,
         }
-        figures |= _LIES.get(reports.lie, dict)(wall_s) if reports.lie else {}  # type: ignore[operator]
+        if reports.lie:
+            figures |= _LIES[reports.lie](wall_s)
         world.after(reports.delay_s, self._take_report, number, figures)
         world.after(reports.every_s, self._report, number)
 
@@ -341,7 +346,8 @@ class Trial:
             self.meter.answered(index, self.world.now - START_S, failed)
 
 
-_LIES: Final = {
+#: what a report says instead of the truth, of that many seconds
+_LIES: Final[Mapping[str, Callable[[float], dict[str, float]]]] = {
     "idle": lambda wall_s: {"cpu_s": 0.0, "delay_s": 0.0, "busy_s": 0.0},
     "busy": lambda wall_s: {"cpu_s": wall_s, "delay_s": 9.0 * wall_s, "busy_s": wall_s},
     "nan": lambda wall_s: {"cpu_s": float("nan"), "busy_s": float("nan")},

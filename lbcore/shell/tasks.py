@@ -59,6 +59,8 @@ class Declaration:
     weight: float = 1.0
     #: expected seconds of one call on a worker of speed 1; overrides ``weight`` as the first guess
     cost: float | None = None
+    #: the argument that says how much there is to do
+    size: str | None = None
     #: whether a request may run again after its worker died
     idempotent: bool = True
     #: how often a request may be tried when workers die; None is the topology's limit
@@ -84,6 +86,7 @@ def task(
     aliases: Sequence[str] = (),
     weight: float = 1.0,
     cost: float | None = None,
+    size: str | None = None,
     idempotent: bool = True,
     max_attempts: int | None = None,
 ) -> Callable[[Function], Function]: ...
@@ -97,6 +100,7 @@ def task(
     aliases: Sequence[str] = (),
     weight: float = 1.0,
     cost: float | None = None,
+    size: str | None = None,
     idempotent: bool = True,
     max_attempts: int | None = None,
 ) -> Any:
@@ -104,7 +108,9 @@ def task(
 
     The function itself comes back unchanged and can be called and tested as before.  ``weight`` is
     its expected cost relative to other tasks and ``cost`` the same in seconds; both only count
-    until lb has learned better.  ``idempotent=False`` promises never to run a request twice.
+    until lb has learned better.  ``size`` names the argument that says how much there is to do, a
+    number or something with a length: requests of different sizes are then expected to take
+    different times.  ``idempotent=False`` promises never to run a request twice.
     Raises ``TaskDefinitionError`` for a use that cannot work.
     """
 
@@ -116,6 +122,7 @@ def task(
             aliases=(aliases,) if isinstance(aliases, str) else tuple(aliases),
             weight=weight,
             cost=cost,
+            size=size,
             idempotent=idempotent,
             max_attempts=max_attempts,
         )
@@ -145,6 +152,21 @@ def _check_function(function: Any) -> None:
         )
 
 
+def _parameters(function: Callable[..., Any]) -> list[str]:
+    """The names of its parameters, but for those that take the rest."""
+    rest = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    found = inspect.signature(function).parameters.values()
+    return [parameter.name for parameter in found if parameter.kind not in rest]
+
+
+def _place_of(function: Callable[..., Any], name: str) -> int:
+    """The place of a parameter among those that may be given by position; -1 for none."""
+    parameters = inspect.signature(function).parameters
+    if parameters[name].kind is inspect.Parameter.KEYWORD_ONLY:
+        return -1
+    return list(parameters).index(name)
+
+
 def _first_parameter(function: Callable[..., Any]) -> str | None:
     return next(iter(inspect.signature(function).parameters), None)
 
@@ -167,6 +189,10 @@ def _check_declaration(declaration: Declaration) -> None:
     _check_number(where, "weight", declaration.weight)
     if declaration.cost is not None:
         _check_number(where, "cost", declaration.cost)
+    if declaration.size is not None and declaration.size not in _parameters(declaration.function):
+        raise TaskDefinitionError(
+            f"{where}: size must name one of its arguments, not {declaration.size!r:.40}"
+        )
     if not isinstance(declaration.idempotent, bool):
         raise TaskDefinitionError(f"{where}: idempotent must be True or False")
     attempts = declaration.max_attempts
@@ -216,6 +242,7 @@ class Task:
         "max_attempts",
         "name",
         "signature",
+        "size",
         "weight",
     )
 
@@ -225,6 +252,10 @@ class Task:
         self.aliases = declaration.aliases
         self.weight = float(declaration.weight)
         self.cost = None if declaration.cost is None else float(declaration.cost)
+        #: name and place of the argument that is its size; -1: by name only
+        self.size: tuple[str, int] | None = None
+        if declaration.size is not None:
+            self.size = declaration.size, _place_of(self.function, declaration.size)
         self.idempotent = declaration.idempotent
         self.max_attempts = declaration.max_attempts
         self.location = declaration.location
@@ -264,7 +295,7 @@ class Task:
 
     def describe(self) -> dict[str, Any]:
         """What clients and ``lb tasks`` are told about it."""
-        return {
+        described: dict[str, Any] = {
             "name": self.name,
             "aliases": list(self.aliases),
             "signature": self.signature,
@@ -275,6 +306,9 @@ class Task:
             "max_attempts": self.max_attempts,
             "async": self.is_async,
         }
+        if self.size is not None:
+            described["size"] = {"name": self.size[0], "place": self.size[1]}
+        return described
 
 
 def load_tasks(modules: Sequence[str], base: Path) -> dict[str, Task]:

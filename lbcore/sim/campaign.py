@@ -63,14 +63,13 @@ def run_campaign(wish: Wish, watch: Callable[[Tally], None] = lambda _: None) ->
     """Run seeds from ``wish.seed`` on until a bound is reached; ``watch`` sees each result."""
     tally, began = Tally(), monotonic()
     seeds = iter(range(wish.seed, wish.seed + (1 << 62)))
-    planned = 0
 
     def wanted() -> bool:
         if len(tally.failures) >= FAILURES_MAX:
             return False
         if wish.seconds is not None and monotonic() - began >= wish.seconds:
             return False
-        return wish.requests is None or planned < wish.requests
+        return wish.requests is None or tally.requests < wish.requests
 
     def book(outcome: Outcome) -> None:
         tally.add(outcome)
@@ -82,7 +81,6 @@ def run_campaign(wish: Wish, watch: Callable[[Tally], None] = lambda _: None) ->
         while True:
             while len(waiting) < 2 * wish.jobs and wanted():
                 waiting.add(submit(Plan(next(seeds), wish.each)))
-                planned += wish.each
             if not waiting:
                 break
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)

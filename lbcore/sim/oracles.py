@@ -55,7 +55,9 @@ class Books:
         #: id -> processes that died while they ran it
         self.deaths: Counter[int] = Counter()
         #: id -> processes of which the broker lost sight while they ran it
-        self.lost: dict[int, set[int]] = {}
+        self.lost: dict[int, set[tuple[int, int]]] = {}
+        #: id -> how often it was begun, of tasks that may run again
+        self._begins: Counter[int] = Counter()
         #: what runs at this moment and may run again -> in how many processes
         self._runs: dict[int, int] = {}
         #: id -> how often it was begun while another process ran it
@@ -88,6 +90,7 @@ class Books:
         if profile.idempotent:
             runs = self._runs.get(request_id, 0)
             self._runs[request_id] = runs + 1
+            self._begins[request_id] += 1
             if runs or self._is_early(request_id):
                 self._doubled[request_id] += 1
             return
@@ -122,7 +125,8 @@ class Books:
     def lose_sight(self, running: Collection[int], pid: int) -> None:
         """The broker has lost its connection to a process that runs these."""
         for request_id in running:
-            self.lost.setdefault(request_id, set()).add(pid)
+            # the same process may run it twice, and each of these runs may be lost
+            self.lost.setdefault(request_id, set()).add((pid, self._begins[request_id]))
 
     def first_time(self, request_id: int) -> bool:
         """True for every second request, when it runs first."""

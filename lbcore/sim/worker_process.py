@@ -141,11 +141,12 @@ class WorkerProcess(WorkerEnd):
             self.slot.running.pop(0, None)
             if link is self.link:
                 self.run_waiting(link)
-            else:
-                self.flush(link)
-                self.read_on()
-                if self._stopping:
-                    self._stop_when_idle()
+                return
+            self.flush(link)
+            self.read_on()
+            if self.link is not None or self._stopping:
+                # what came over a newer connection meanwhile waits for this thread
+                self.run_waiting(self.link or link)
 
     def _finish(self, link: Link, count: int) -> None:
         """The first ones of the batch are done."""

@@ -250,7 +250,7 @@ class BrokerMachine(RuleBasedStateMachine):
             assert 0.0 < worker.effective_speed(self.driver.now) < math.inf
             assert 0.1 <= worker.availability <= 1.0
             assert math.isfinite(worker.cpu)
-        assert all(0.0 < cost.mean_s < math.inf for cost in self.driver.fleet.costs)
+        assert all(0.0 < cost.mean_s < math.inf for cost in self.driver.fleet.costs.values())
 
     def all_held(self) -> list[Any]:
         return [held for each in self.driver.held.values() for held in each]

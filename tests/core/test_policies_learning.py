@@ -9,7 +9,7 @@ import pytest
 
 from lbcore.core.errors import Status
 from lbcore.core.policies.peak_ewma import DECAY_S, PENALTY_S, PeakEwma
-from lbcore.core.policies.prequal import LATENCIES, LATENCY_VALID_S, POOL, Prequal
+from lbcore.core.policies.prequal import LATENCIES, LATENCY_VALID, POOL, Prequal
 from lbcore.core.policies.weighted_cpu import BLACKOUT_S, EXPIRY_S, RATIO_MAX, WeightedCpu
 from tests.core.choices import Drive, chosen, learn, reason, shares
 from tests.core.driver import Driver, spec, weighted
@@ -160,7 +160,7 @@ def test_prequal_takes_the_latency_of_about_as_many_in_flight(drive: Drive) -> N
         learn(driver, 0, 0.5, ahead=6)
     learn(driver, 0, 100.0, ahead=6)
     assert policy.latency_s(worker, driver.now) == 0.5, "a median"
-    driver.advance(LATENCY_VALID_S + 1.0)
+    driver.advance(LATENCY_VALID * 0.9 + 1.0)
     assert policy.latency_s(worker, driver.now) == 0.0, "too old"
 
 

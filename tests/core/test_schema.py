@@ -77,6 +77,7 @@ def built(section: str, key: str, text: str) -> Any:
     value: Any = text.strip("`")
     if re.fullmatch(r"\d+", value):
         value = int(value)
+    value = {"true": True, "false": False}.get(value, value)
     result = build_topology(
         {section: {key: value}}, {}, source="/x/c.yaml", cores=1, file_exists=lambda _: False
     )

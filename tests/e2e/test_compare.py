@@ -61,7 +61,8 @@ def runs(tmp_path: Path) -> Runs:
 
 
 def row_of(view: dict[str, Any], policy: str) -> dict[str, Any]:
-    (row,) = [row for row in view["policies"] if row["policy"] == policy]
+    rows: list[dict[str, Any]] = [row for row in view["policies"] if row["policy"] == policy]
+    (row,) = rows
     return row
 
 

@@ -198,6 +198,15 @@ def test_a_death_that_the_broker_wanted_is_not_charged(books: Books) -> None:
     assert books.deaths[request_id] == 0
 
 
+def test_a_process_may_be_lost_with_a_request_once_for_each_run(books: Books) -> None:
+    client, _ = opened(books, "short")
+    request_id, profile = client.number << 32 | 1, BY_NAME["short"]
+    for pid in (1, 2, 1):
+        books.begun(request_id, profile, f"worker-{pid}")
+        books.lose_sight([request_id], pid)
+    answer(client, Status.QUARANTINED, error_payload(Quarantined("no", pid=1)))
+
+
 def test_a_client_number_given_twice_is_seen(books: Books) -> None:
     books.client(1, "one")
     with pytest.raises(Violation, match="client number 1"):

@@ -42,6 +42,7 @@ class LeastLoad(Policy):
 
     def __init__(self, fleet: Fleet, rng: Random) -> None:
         super().__init__(fleet, rng)
+        self.late_binding = fleet.policy.late_binding
         #: speed class -> heap of (free at, place among equals, worker number, stamp)
         self._heaps: dict[int, list[Entry]] = {}
         #: the classes in use, fastest first
