@@ -77,7 +77,7 @@ class ChoiceDriver(Driver):
         topology = make_topology(policy_name, workers, mixed)
         super().__init__(topology)
         self._fleet = Fleet(topology.workers, topology.policy)
-        self._fleet.costs[len(self._fleet.costs)] = TaskCost(COST_S)
+        self._fleet.costs[0] = TaskCost(COST_S)
         self._policy = POLICIES[policy_name](self._fleet, random.Random(1))
         for worker in self._fleet.workers:
             worker.tasks = frozenset({0})

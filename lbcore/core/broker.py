@@ -189,9 +189,8 @@ class Broker(StoreSide):
         lose(ledger, worker, None, now, outbox)
         known = ledger.tasks.version
         worker.tasks = ledger.tasks.merge(specs)
-        for task in range(len(ledger.tasks.specs)):
-            if task not in ledger.fleet.costs:
-                ledger.fleet.costs[task] = TaskCost(ledger.tasks.declared_s(task))
+        for task in set(range(len(ledger.tasks.specs))) - ledger.fleet.costs.keys():
+            ledger.fleet.costs[task] = TaskCost(ledger.tasks.declared_s(task))
         is_first = worker.pid is None
         pid = hello.get("pid")
         worker.pid = pid if isinstance(pid, int) else None

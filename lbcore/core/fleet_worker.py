@@ -6,14 +6,12 @@ Only ``broker.py`` and what it calls change these records; policies read them.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from .children import ChildState
 from .contention import availability_now
-from .topology import WorkerConfig
-
-if TYPE_CHECKING:
-    from .fleet import Fleet
+from .sizes import CostTable, SizedTasks
+from .topology import PolicyConfig, WorkerConfig
 
 #: how fast the residual of an overdue request grows with its age (``beta``): a stalled worker
 #: looks worse the longer it is silent
@@ -22,6 +20,16 @@ OVERDUE_GROWTH: Final = 0.5
 SPEED_STEP: Final = 0.05
 #: how long an availability that fades with age is taken as constant
 SPEED_VALID_S: Final = 0.05
+
+
+class Shared(Protocol):
+    """What the workers of a fleet have in common."""
+
+    policy: PolicyConfig
+    costs: CostTable
+    sized: SizedTasks
+    log_speed_drift: float
+    speed_version: int
 
 
 class Worker:
@@ -67,7 +75,7 @@ class Worker:
         "virtual_s",
     )
 
-    def __init__(self, fleet: Fleet, number: int, config: WorkerConfig) -> None:
+    def __init__(self, fleet: Shared, number: int, config: WorkerConfig) -> None:
         self.fleet = fleet
         self.number = number
         self.config = config

@@ -49,17 +49,16 @@ def read_replies(ledger: Ledger, worker: Worker, data: bytes, now: float, outbox
     head_at, before = worker.head_at, len(worker.inflight)
     # a segment is answers for one client, a run is answers of one kind and status
     segment, client, run_tag, run_begin = 0, -1, _REPLY, 0
-    sized, kind, is_sized = ledger.tasks.sized, 0, False
-    count = segment_begin = 0
-    seconds, tail, wrong = 0.0, 0, ""
-    offset, end = 0, len(data)
-    body = offset + HEADER_BYTES
+    sized, kind = ledger.tasks.sized, 0
+    is_sized = kind in sized.arguments
+    count = segment_begin = offset = tail = 0
+    seconds, wrong, end, body = 0.0, "", len(data), HEADER_BYTES
     while body <= end:
         size, tag, request_id, service_s, next_tail = unpack(data, offset)
         stop = body + size
         if stop > end:
             break
-        if tag != run_tag:
+        if tag != run_tag or is_sized:
             if tag & 0xFF != _REPLY:
                 wrong = f"{worker.name} sent a frame of kind {tag & 0xFF}"
                 break
@@ -68,13 +67,10 @@ def read_replies(ledger: Ledger, worker: Worker, data: bytes, now: float, outbox
             run_tag, run_begin, seconds = tag, count, 0.0
             kind = tag >> 16
             is_sized = kind in sized.arguments
+            if is_sized and request_id in worker.inflight:
+                kind = sized.kind(worker.inflight[request_id])
             unusual = unusual or tag >> 8 & 0xFF == _CANCELLED
         known = pop(request_id, None)
-        if is_sized and known is not None and (own := sized.kind(known)) != kind:
-            if count > run_begin:
-                _book(ledger, worker, run_tag, kind, count - run_begin, seconds, tail, now)
-                run_begin, seconds = count, 0.0
-            kind = own
         if known is None or (
             unusual
             and ((is_calm and request_id in durable) or _settled(ledger, request_id, known, tag))
@@ -95,8 +91,7 @@ def read_replies(ledger: Ledger, worker: Worker, data: bytes, now: float, outbox
                 segment, segment_begin, client = offset, count, request_id >> SEQUENCE_BITS
             count += 1
             seconds += service_s
-        tail = next_tail
-        offset = stop
+        tail, offset = next_tail, stop
         body = offset + HEADER_BYTES
     ledger.pass_on(client, data[segment:offset], count - segment_begin, outbox)
     if count > run_begin:
@@ -104,14 +99,22 @@ def read_replies(ledger: Ledger, worker: Worker, data: bytes, now: float, outbox
     if before == 1 and count == 1 and not run_tag >> 8 & 0xFF:
         ledger.fleet.observe_transit(now - head_at - seconds)
     if len(worker.inflight) != before:
-        settle(ledger, worker, before, now)
-        if ledger.follows:
-            tell_answered(ledger, worker, data, offset, now)
-        if worker.solo:
-            end_solo(ledger, worker, now)
+        _requests_left(ledger, worker, before, data, offset, now)
     if wrong:
         raise ProtocolError(wrong)
     return data[offset:]
+
+
+def _requests_left(
+    ledger: Ledger, worker: Worker, before: int, data: bytes, end: int, now: float
+) -> None:
+    """A worker has fewer requests than the ``before`` it had: those of the replies up to ``end``
+    are done."""
+    settle(ledger, worker, before, now)
+    if ledger.follows:
+        tell_answered(ledger, worker, data, end, now)
+    if worker.solo:
+        end_solo(ledger, worker, now)
 
 
 def _settled(ledger: Ledger, request_id: int, frame: bytes, tag: int) -> bool:
