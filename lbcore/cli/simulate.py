@@ -89,9 +89,9 @@ def simulate(
     Examples:
       lb simulate --scenario equal            every policy on eight equal workers
       lb simulate --scenario quarter --policy least_load,round_robin --seeds 10
-      lb simulate --scenario mine.yaml        a scenario of yours (docs/balancing.md)
+      lb simulate --scenario mine.yaml        one of yours (docs/balancing.md)
       lb simulate --scenario list             which ones there are
-      lb simulate --replay today.rec --workers 8 --policy round_robin
+      lb simulate --replay today.rec          what `lb up --record` wrote down
       lb simulate --faults                    new seeds for 10 seconds
       lb simulate --faults --requests 1e8     a long run
       lb simulate --faults --seed 7 --trace   one run, step by step
@@ -111,8 +111,6 @@ def simulate(
     if policies or workers or load or seeds or plot:
         what = "--policy, --workers, --load, --seeds and --plot"
         raise click.UsageError(f"{what} need --scenario, or the first three --replay")
-    from lbcore.shell.cores import usable_cores
-    from lbcore.sim.campaign import Wish, run_campaign
     from lbcore.sim.run import REQUESTS, Plan
 
     if not faults:
@@ -123,6 +121,21 @@ def simulate(
         return _run_one(plan, trace, as_json)
     if trace or keep is not None or limit is not None:
         raise click.UsageError("--trace, --keep and --limit are for one run: give its --seed alone")
+    return _run_many(seed, each, requests, seconds, jobs, as_json)
+
+
+def _run_many(
+    seed: int | None,
+    each: int,
+    requests: float | None,
+    seconds: float | None,
+    jobs: int | None,
+    as_json: bool,
+) -> int:
+    """A campaign of faults: one seed after the other."""
+    from lbcore.shell.cores import usable_cores
+    from lbcore.sim.campaign import Wish, run_campaign
+
     if requests is None and seconds is None:
         seconds = SECONDS_DEFAULT
     wish = Wish(

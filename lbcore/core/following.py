@@ -26,7 +26,7 @@ def tell_sent(
 ) -> None:
     """These requests were sent to a worker, which had ``before`` others."""
     if ledger.recording is not None:
-        ledger.recording.sent(ledger, [request_id for request_id, _ in entries], now)
+        ledger.recording.sent([request_id for request_id, _ in entries], now)
     if not ledger.policy.follows:
         return
     sent = ledger.sent

@@ -10,7 +10,7 @@ else; ``lbcore/shell/recorder.py`` writes it, ``lbcore/lab/replay.py`` reads it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
@@ -114,8 +114,11 @@ class Sink(Protocol):
 class Recording:
     """What the broker has to remember of each request that is not answered: when it came."""
 
-    def __init__(self, sink: Sink, began: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, ledger: Ledger, sink: Sink, began: float, clock: Callable[[], float]
+    ) -> None:
         """``began`` is the moment that records count from, on the broker's clock."""
+        self._ledger = ledger
         self._sink = sink
         self._began = began
         self._clock = clock
@@ -128,16 +131,17 @@ class Recording:
         for request_id, _ in run.entries:
             known.setdefault(request_id, now)
 
-    def sent(self, ledger: Ledger, ids: Iterable[int], now: float) -> None:
+    def sent(self, ids: Sequence[int], now: float) -> None:
         """These requests were sent to a worker."""
-        known = self._open
+        known, ledger = self._open, self._ledger
         for request_id in ids:
             known.setdefault(request_id, now)
         if len(known) > OPEN_MIN + 2 * (ledger.in_flight + ledger.queue.count):
-            self._sweep(ledger)
+            self._sweep()
 
-    def _sweep(self, ledger: Ledger) -> None:
+    def _sweep(self) -> None:
         """Forget what nobody will answer: it was cancelled, or its client has left."""
+        ledger = self._ledger
         present = {each for run in ledger.queue.runs() for each, _ in run.entries}
         present.update(*(worker.inflight for worker in ledger.fleet.workers))
         self._open = {key: value for key, value in self._open.items() if key in present}
@@ -185,10 +189,11 @@ def start_recording(
 ) -> Recording:
     """Have the books of a broker that has not begun tell of every request."""
     assert not ledger.queue.count, "what waits already would be lost"
-    ledger.recording = Recording(sink, began, clock)
-    ledger.queue = _RecordedQueue(ledger, ledger.recording)
+    recording = Recording(ledger, sink, began, clock)
+    ledger.recording = recording
+    ledger.queue = _RecordedQueue(ledger, recording)
     ledger.heed_policy()
-    return ledger.recording
+    return recording
 
 
 def recorded_workers(ledger: Ledger) -> tuple[RecordedWorker, ...]:

@@ -6,16 +6,13 @@ The tables only; ``losses``, ``retries``, ``endings`` and ``resume`` have the ru
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from .fleet import Worker
 from .frames import SEQUENCE_BITS
 from .quarantine import Quarantine
-
-if TYPE_CHECKING:
-    from .recording import Recording
 
 #: deaths under requests that are not here are remembered for so many of them
 DEATHS_BEFORE_MAX: Final = 10_000
@@ -38,6 +35,20 @@ class Alarm(IntEnum):
     KNOWN = 4
     #: what ran before this broker is asked for by its client until then (its id)
     ADOPTED = 5
+
+
+class Recorder(Protocol):
+    """What takes down every request; ``recording`` has it."""
+
+    def sent(self, ids: Sequence[int], now: float) -> None:
+        """These were sent to a worker."""
+        ...
+
+    def answered(
+        self, worker: int, task: int, request_id: int, service_s: float, status: int, now: float
+    ) -> None:
+        """A worker has answered this one."""
+        ...
 
 
 class Missing(NamedTuple):
@@ -128,7 +139,7 @@ class SideTables:
         #: for a policy that follows its requests, and some are long gone
         self.sent: dict[int, tuple[float, int, int]] = {}
         #: what takes down every request, if anything; whether that or the policy is told of each
-        self.recording: Recording | None = None
+        self.recording: Recorder | None = None
         self.follows = False
         #: numbers of tasks that some worker had and none has now
         self.lost_tasks: set[int] = set()

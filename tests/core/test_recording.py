@@ -7,7 +7,7 @@ import math
 import pytest
 
 from lbcore.core.errors import Status
-from lbcore.core.recording import OPEN_MIN, Record, present_figures, start_recording
+from lbcore.core.recording import OPEN_MIN, Record, Recording, present_figures, start_recording
 from tests.core.driver import Driver
 
 BEGAN = 16.0
@@ -79,7 +79,7 @@ def test_what_nobody_will_answer_is_forgotten() -> None:
         driver.answer(0, 1)
     assert told
     recording = driver.ledger.recording
-    assert recording is not None
+    assert isinstance(recording, Recording)
     assert len(recording._open) <= OPEN_MIN + 2
 
 
