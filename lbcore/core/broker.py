@@ -261,8 +261,7 @@ class Broker(StoreSide):
         """A worker gave back requests that it had not begun."""
         ledger = self.ledger
         worker = ledger.fleet.workers[number]
-        outbox = Outbox()
-        before, head_at = len(worker.inflight), worker.head_at
+        outbox, before, head_at = Outbox(), len(worker.inflight), worker.head_at
         entries: list[Entry] = []
         for request_id in ids:
             frame = worker.inflight.pop(request_id, None) if isinstance(request_id, int) else None
@@ -392,6 +391,7 @@ class Broker(StoreSide):
             send_suspects(ledger, now, outbox)
         if ledger.queue.count:
             dispatch(ledger, now, outbox)
+        ledger.idling.look(ledger.fleet, ledger.in_flight, now)
         if ledger.spared:
             tell_drained(ledger, outbox)
         batch = ledger.durable.batch

@@ -179,7 +179,9 @@ class Fleet:
                 bound + LOG_SPEED_BOUND, max(bound - LOG_SPEED_BOUND, before + shift)
             )
             self.speed_version += 1
-            self.log_speed_drift += (worker.log_speed - before) / len(self.by_name)
+            if policy.learn_costs:
+                # costs follow, so speeds can be relative to one another
+                self.log_speed_drift += (worker.log_speed - before) / len(self.by_name)
 
     def take_report(self, worker: Worker, message: Mapping[str, Any], now: float) -> bool:
         """Take in one CPU report; False when it is older than what is known, or is nonsense."""

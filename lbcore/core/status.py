@@ -74,6 +74,7 @@ def system_status(broker: Broker, now: float) -> dict[str, Any]:
             "failed": ledger.failed,
             "backlog_s": ledger.backlog_s(now),
             "transit_s": ledger.fleet.transit_s,
+            "idle_while_queued_s": ledger.idling.seconds,
         },
         "durable": _durable_status(ledger),
         "clients": [_client_status(ledger, client) for client in ledger.clients.values()],

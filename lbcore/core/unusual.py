@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from .fleet import Worker
 from .frames import SEQUENCE_BITS
+from .idling import IdleMeter
 from .quarantine import Quarantine
 
 #: deaths under requests that are not here are remembered for so many of them
@@ -92,6 +93,7 @@ class SideTables:
         "died_under",
         "follows",
         "grace",
+        "idling",
         "joined_at",
         "lost_tasks",
         "missing",
@@ -144,6 +146,7 @@ class SideTables:
         #: numbers of tasks that some worker had and none has now
         self.lost_tasks: set[int] = set()
         self.quarantine = Quarantine()
+        self.idling = IdleMeter()
         #: (when, what for, key)
         self.alarms: list[tuple[float, Alarm, int]] = []
 

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 
 #: a choice is wrong where the best worker would have been done sooner by more than this
 WRONG: float = 0.01
+#: samples of a run, and the workers that they are taken of
+SAMPLES: int = 240
+SERIES_WORKERS: int = 16
+#: the quantiles that a report draws
+GRID = [place / 100 for place in range(1, 100)] + [0.995, 0.999, 0.9995, 0.9999, 1.0]
 #: in larger fleets only every so many-th choice is judged
 JUDGED: int = 64
 
@@ -43,6 +48,46 @@ class Measures(NamedTuple):
     lost: int
 
 
+class Detail(NamedTuple):
+    """What a report shows of one policy on one trace; times in seconds, from the start."""
+
+    #: (part of the requests, seconds that they took at most)
+    quantiles: list[tuple[float, float]]
+    #: by worker: requests done, and its share of the work relative to its share of the capacity
+    requests: list[int]
+    shares: list[float]
+    #: moments, and at each of them by worker: requests there, and the part of the time before in
+    #: which it was busy; of the first workers only
+    moments: list[float]
+    pending: list[list[int]]
+    busy: list[list[float]]
+
+
+class Series:
+    """Samples of the first workers, at moments that the caller chooses."""
+
+    def __init__(self, models: Sequence[WorkerModel]) -> None:
+        self._models = models[:SERIES_WORKERS]
+        self._busy_s = [0.0] * len(self._models)
+        self._at = 0.0
+        self.moments: list[float] = []
+        self.pending: list[list[int]] = []
+        self.busy: list[list[float]] = []
+
+    def sample(self, moment: float, now: float) -> None:
+        """Look at the workers; ``moment`` counts from the start, ``now`` is on the clock."""
+        elapsed = max(1e-12, moment - self._at)
+        self._at = moment
+        self.moments.append(moment)
+        self.pending.append([len(each.running) + len(each.waiting) for each in self._models])
+        row = []
+        for place, model in enumerate(self._models):
+            model.catch_up(now)
+            row.append(min(1.0, (model.busy_s - self._busy_s[place]) / elapsed / model.slots))
+            self._busy_s[place] = model.busy_s
+        self.busy.append(row)
+
+
 class Meter:
     """Takes note of what happens in a trial."""
 
@@ -65,6 +110,7 @@ class Meter:
         self._beside = 0
         self._looked_at = 0.0
         self._idle_s = 0.0
+        self.series = Series(models)
 
     @property
     def is_over(self) -> bool:
@@ -131,6 +177,24 @@ class Meter:
             failed=self.failures / len(self.responses),
             wasted=self.wasted / len(self.responses),
             lost=self.left,
+        )
+
+    def detail(self) -> Detail:
+        """What a report shows."""
+        times = sorted(each for each in self.responses if not math.isnan(each))
+        work, able = [model.work_s for model in self.models], self._capacities()
+        total, capacity = math.fsum(work), sum(model.slots * speed for model, speed in able)
+        shares = [
+            done / max(total, 1e-12) / (model.slots * speed / capacity)
+            for done, (model, speed) in zip(work, able, strict=True)
+        ]
+        return Detail(
+            quantiles=[(q, quantile(times, q)) for q in GRID],
+            requests=[model.served for model in self.models],
+            shares=shares,
+            moments=self.series.moments,
+            pending=self.series.pending,
+            busy=self.series.busy,
         )
 
     def _capacities(self) -> list[tuple[WorkerModel, float]]:

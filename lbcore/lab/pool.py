@@ -13,8 +13,8 @@ def run_study(study: Study, jobs: int, watch: Callable[[int, int], None]) -> Non
     """Run all of it; ``watch`` is told how many runs are done, of how many."""
     wanted = study.jobs()
     if jobs == 1 or len(wanted) == 1:
-        for done, (scenario, what, seed) in enumerate(wanted, 1):
-            study.add(seed, run_one(scenario, what, seed))
+        for done, job in enumerate(wanted, 1):
+            study.add(job[2], run_one(*job))
             watch(done, len(wanted))
         return
     with ProcessPoolExecutor(min(jobs, len(wanted)), initializer=_leave_signals) as pool:

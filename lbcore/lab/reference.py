@@ -32,6 +32,11 @@ CENTRAL = "central queue"
 
 def references(scenario: Scenario, traffic: Traffic) -> dict[str, Measures]:
     """Both, by name; of large fleets that are not equal the central queue only."""
+    return {name: meter.measures() for name, meter in run_references(scenario, traffic).items()}
+
+
+def run_references(scenario: Scenario, traffic: Traffic) -> dict[str, Meter]:
+    """The same, with all that was noted."""
     conditions = Conditions(scenario)
     found = {}
     if len(conditions) <= PLACED_WORKERS_MAX:
@@ -59,7 +64,7 @@ class _Reference:
         self._free = [(-model.condition.speed, model.number) for model in self.models]
         heapq.heapify(self._free)
 
-    def run(self) -> Measures:
+    def run(self) -> Meter:
         """Let every request be served."""
         for number in range(len(self.models)):
             self._watch(number)
@@ -69,7 +74,7 @@ class _Reference:
         step = max(1.0, (end - START_S) / 1000.0)
         while not self.meter.is_over and self.world.now < end:
             self.world.run(self.world.now + step)
-        return self.meter.measures()
+        return self.meter
 
     def _watch(self, number: int) -> None:
         edge = self.conditions.next_change(number, self.world.now - START_S)

@@ -15,8 +15,8 @@ from typing import Any, Final, NamedTuple
 from lbcore.core.policies import POLICIES
 from lbcore.core.topology import PolicyConfig
 
-from .measures import Measures
-from .reference import references
+from .measures import Detail, Measures
+from .reference import run_references
 from .scenario import Scenario, ScenarioError
 from .traffic import draw_traffic
 from .trial import Trial
@@ -70,12 +70,27 @@ def _setting(text: str, key: str, value: str) -> Any:
         raise ScenarioError(f"policy {text!r}: {key} is a number, not {value!r}") from None
 
 
-def run_one(scenario: Scenario, what: str, seed: int) -> dict[str, Measures]:
+class Result(NamedTuple):
+    """What one run gave."""
+
+    measures: Measures
+    #: of one seed only: it is large
+    detail: Detail | None
+
+
+def run_one(scenario: Scenario, what: str, seed: int, detailed: bool) -> dict[str, Result]:
     """The measures of one policy, or of the references, on the requests of one seed."""
     traffic = draw_traffic(scenario, seed)
     if what == REFERENCES:
-        return references(scenario, traffic)
-    return {what: Trial(scenario, traffic, read_policy(what), seed).run()}
+        meters = run_references(scenario, traffic)
+    else:
+        trial = Trial(scenario, traffic, read_policy(what), seed)
+        trial.run()
+        meters = {what: trial.meter}
+    return {
+        name: Result(meter.measures(), meter.detail() if detailed else None)
+        for name, meter in meters.items()
+    }
 
 
 class Study:
@@ -87,19 +102,23 @@ class Study:
         self.seeds = seeds
         #: name -> seed -> measures; references come first
         self.found: dict[str, dict[int, Measures]] = {}
+        #: of the first seed
+        self.details: dict[str, Detail] = {}
 
-    def jobs(self) -> list[tuple[Scenario, str, int]]:
+    def jobs(self) -> list[tuple[Scenario, str, int, bool]]:
         """What ``run_one`` has to be called with."""
         return [
-            (self.scenario, what, seed)
+            (self.scenario, what, seed, seed == self.seeds[0])
             for seed in self.seeds
             for what in (REFERENCES, *self.policies)
         ]
 
-    def add(self, seed: int, found: Mapping[str, Measures]) -> None:
+    def add(self, seed: int, found: Mapping[str, Result]) -> None:
         """Take in what one call gave."""
-        for name, measures in found.items():
+        for name, (measures, detail) in found.items():
             self.found.setdefault(name, {})[seed] = measures
+            if detail is not None:
+                self.details[name] = detail
 
     @property
     def names(self) -> list[str]:

@@ -36,7 +36,7 @@ from lbcore.core.topology import Address, Limits, PolicyConfig, Topology, Worker
 from lbcore.sim.world import START_S, World
 
 from .conditions import Condition, Conditions
-from .measures import Measures, Meter
+from .measures import SAMPLES, Measures, Meter
 from .model import Job, WorkerModel
 from .scenario import Scenario
 from .traffic import Traffic
@@ -78,7 +78,7 @@ class Trial:
             for number, slots in enumerate(self.conditions.slots)
         ]
         self.meter = Meter(scenario, traffic, self.models)
-        self._due = 0.0
+        self._due = self._sample_s = 0.0
         self._next = 0
         #: sequence of the client's last request; and of each repeat, which it repeats, how often
         self._sequence = len(traffic.moments)
@@ -128,11 +128,23 @@ class Trial:
                     number,
                 )
         self._plan_arrival()
+        self._sample_s = max(1e-6, self._span_s / SAMPLES)
+        world.after(self._sample_s, self._sample)
         end = START_S + self.traffic.moments[-1] + PATIENCE * self._longest_s
         step = max(1.0, (end - START_S) / 1000.0)
         while not self.meter.is_over and world.now < end:
             world.run(world.now + step)
         return self.meter.measures()
+
+    @property
+    def _span_s(self) -> float:
+        """About how long it takes, for samples."""
+        return max(self.traffic.moments[-1], self.traffic.work_s / len(self.models))
+
+    def _sample(self) -> None:
+        if not self.meter.is_over and len(self.meter.series.moments) < 2 * SAMPLES:
+            self.meter.series.sample(self.world.now - START_S, self.world.now)
+            self.world.after(self._sample_s, self._sample)
 
     @property
     def _longest_s(self) -> float:
