@@ -10,6 +10,7 @@ import json
 import math
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -26,8 +27,10 @@ from lbcore.lab.measures import figures, worst_share
 from lbcore.lab.real import SPIN, RealPlan
 from lbcore.shell.client import Client
 from lbcore.shell.compare_tasks import MODULE, VARIABLE, Span, TaskPlan, WorkerPlan
+from lbcore.shell.control import ask
 from lbcore.shell.hogs import Hogs
 from lbcore.shell.open_loop import Call, OpenLoop
+from lbcore.shell.state import state_folder
 
 from .private_system import running, temporary_folder
 
@@ -92,7 +95,8 @@ def run_policy(plan: RealPlan, policy: PolicyConfig, traffic: Traffic) -> Measur
             assert target.topology is not None
             with Client.from_topology(target.topology, reconnect=0.0) as client:
                 pids = _wait_until_ready(client)
-                return _send(plan, traffic, client, _Surroundings(plan, hogs, pids), folder)
+                around = _Surroundings(plan, hogs, pids, state_folder(target.topology))
+                return _send(plan, traffic, client, around, folder)
 
 
 def _hogs(plan: RealPlan) -> dict[int, int]:
@@ -164,12 +168,34 @@ def _wait_until_ready(client: Client) -> list[int]:
 
 
 class _Surroundings:
-    """What happens to the workers from outside: they are stopped, their cores are taken."""
+    """What happens to the workers from outside: they join, are stopped, lose their cores."""
 
-    def __init__(self, plan: RealPlan, hogs: Hogs, pids: Sequence[int]) -> None:
+    def __init__(self, plan: RealPlan, hogs: Hogs, pids: Sequence[int], state: Path) -> None:
+        """``state`` is the folder in which the supervisor is found."""
         self._plan = plan
         self._hogs = hogs
         self._pids = pids
+        self._state = state
+
+    def begin(self) -> None:
+        """Who is to join later gets nothing yet: its process is there, and drained."""
+        late = [
+            f"worker-{number + 1}"
+            for number in range(len(self._pids))
+            if self._plan.periods(number)[0].condition.is_absent
+        ]
+        if late:
+            self._ask("drain", late)
+
+    def _ask(self, op: str, names: list[str]) -> None:
+        *_, last = ask(self._state, {"op": op, "names": names})
+        if last.get("event") != "done":
+            raise BrokerUnavailable(f"cannot {op} {', '.join(names)}: {last.get('error')}")
+
+    def _join(self, number: int) -> None:
+        """Beside the requests: it must not hold them up."""
+        names = [f"worker-{number + 1}"]
+        threading.Thread(target=self._ask, args=("resume", names), daemon=True).start()
 
     def events(self) -> list[tuple[float, Callable[[], None]]]:
         """When what is to be done."""
@@ -177,7 +203,11 @@ class _Surroundings:
         for number in range(len(self._pids)):
             periods, core = self._plan.periods(number), self._plan.core_of(number)
             stalled = crowded = False
+            absent = periods[0].condition.is_absent
             for at_s, condition in periods:
+                if absent and not condition.is_absent:
+                    absent = False
+                    found.append((at_s, partial(self._join, number)))
                 if condition.is_stalled != stalled:
                     stalled = condition.is_stalled
                     found.append((at_s, partial(self._stop, number, stalled)))
@@ -200,6 +230,7 @@ def _send(
     plan: RealPlan, traffic: Traffic, client: Client, around: _Surroundings, folder: Path
 ) -> Measured:
     scenario = plan.scenario
+    around.begin()
     probes = client.stream([("noop", None)] * _PROBES, window=1)
     transit_s = median(reply.latency_s - reply.service_s for reply in probes)
     names = [task_name(task.name) for task in scenario.tasks]

@@ -45,22 +45,25 @@ def run_replay(replay: Replay, as_json: bool) -> int:
     """Simulate the recorded requests under each policy, and print what came of it."""
     from lbcore.lab.reference import references
     from lbcore.lab.replay import AS_RECORDED, as_recorded, read_recording, replayed
-    from lbcore.lab.study import Study, read_policy
+    from lbcore.lab.study import Result, Study, read_policy
     from lbcore.lab.trial import Trial
 
     found = read_recording(_read(replay.file), replay.file)
-    name = Path(replay.file).stem
-    scenario, traffic = replayed(found, name, workers=replay.workers, load=replay.load)
+    scenario, traffic = replayed(
+        found, Path(replay.file).stem, workers=replay.workers, load=replay.load
+    )
     policies = list(dict.fromkeys(replay.policies or [_known_policy(found)]))
     configs = {policy: read_policy(policy) for policy in policies}
     study = Study(scenario, policies, [replay.seed])
-    study.add(replay.seed, {AS_RECORDED: as_recorded(found, traffic)})
+    study.add(replay.seed, {AS_RECORDED: Result(as_recorded(found, traffic), None)})
     progress = Progress(as_json)
     try:
-        study.add(replay.seed, references(scenario, traffic))
+        for name, measures in references(scenario, traffic).items():
+            study.add(replay.seed, {name: Result(measures, None)})
         for done, (policy, config) in enumerate(configs.items(), 1):
             trial = Trial(scenario, traffic, config, replay.seed)
-            study.add(replay.seed, {policy: trial.run()})
+            measures = trial.run()
+            study.add(replay.seed, {policy: Result(measures, trial.meter.detail())})
             progress.show(done, len(policies))
     finally:
         progress.clear()

@@ -171,8 +171,10 @@ def _refuse(scenario: Scenario, work: str) -> None:
             f"{where}: {scenario.workers_count:,} real workers are too many for one machine; give "
             f"--workers of at most {WORKERS_MAX}"
         )
-    if any(change.absent for change in scenario.changes):
-        raise ScenarioError(f"{where}: real workers cannot come and go in time; {instead}")
+    for change in scenario.changes:
+        if change.absent and (change.at_s or change.every_s < math.inf or change.for_s == math.inf):
+            what = "real workers may join later, but not go and come back"
+            raise ScenarioError(f"{where}: {what}; {instead}")
     if work == SPIN and any(worker.concurrency > 1 for worker in scenario.workers):
         raise ScenarioError(
             f"{where}: the threads of one worker share a core; use --work sleep for concurrency"

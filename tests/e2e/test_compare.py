@@ -115,12 +115,27 @@ def test_a_slow_worker_a_stalled_one_and_one_that_fails(runs: Runs) -> None:
     assert measured["p99"] > 0.016
 
 
+def test_a_worker_that_joins_later(runs: Runs) -> None:
+    (runs.folder / "mine.yaml").write_text(
+        "workers: 3\n"
+        "load: 0.8\n"
+        "tasks: [{name: any, service_s: 0.01}]\n"
+        "changes: [{workers: 3, at_s: 0, for_s: 0.3, absent: true}]\n"
+    )
+    options = ("--policy", "round_robin", "--requests", "120", "--scale", "1", "--json")
+    out, _ = runs.run("--scenario", "mine.yaml", *options)
+    measured = row_of(json.loads(out), "round_robin")["measured"]
+    first, second, late = (worker["requests"] for worker in measured["workers"])
+    assert measured["lost"] == 0
+    assert 0 < late < min(first, second)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         (("--scenario", "late_reports"), "real workers cannot report late or wrongly"),
         (("--scenario", "thousand"), "1,000 real workers are too many"),
-        (("--scenario", "join"), "real workers cannot come and go in time"),
+        (("--scenario", "away.yaml"), "real workers may join later, but not go"),
         (("--scenario", "slots", "--work", "spin"), "the threads of one worker share a core"),
         (("--scenario", "equal", "--policy", "nobody"), "there is no policy 'nobody'"),
         (("--scenario", "equall"), "did you mean 'equal'"),
@@ -128,6 +143,10 @@ def test_a_slow_worker_a_stalled_one_and_one_that_fails(runs: Runs) -> None:
     ],
 )
 def test_what_cannot_be_done_is_one_line(options: tuple[str, ...], words: str, runs: Runs) -> None:
+    (runs.folder / "away.yaml").write_text(
+        "tasks: [{name: any, service_s: 1}]\n"
+        "changes: [{workers: 1, at_s: 5, for_s: 5, absent: true}]\n"
+    )
     out, err = runs.run(*options, code=2)
     assert out == ""
     assert words in err
