@@ -27,7 +27,7 @@ LAYERS = {
     "shell": {"shell", "core"},
     "sim": {"sim", "core"},
     "lab": {"lab", "sim", "core"},
-    "cli": {"cli", "shell", "lab", "sim", "core", "root"},
+    "cli": {"cli", "shell", "sim", "lab", "core", "root"},
     # the bootstrap runs before any dependency is there: it imports a layer only inside a function
     "root": {"root"},
 }

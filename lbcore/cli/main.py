@@ -64,6 +64,9 @@ COMMANDS: dict[str, Entry] = {
     "simulate": Entry(
         "lbcore.cli.simulate:simulate", "Compare policies, or break a system, in virtual time."
     ),
+    "compare": Entry(
+        "lbcore.cli.compare:compare", "Compare policies on real processes and simulated ones."
+    ),
     "report": Entry("lbcore.cli.report:report", "Show runs as a page, for a screen or for paper."),
     "bench": Entry("lbcore.cli.clone:bench", "Measure lb beside its peers (in a clone)."),
     "test": Entry("lbcore.cli.clone:test", "Run the test suite (in a clone)."),

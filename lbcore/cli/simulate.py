@@ -34,9 +34,19 @@ PROGRESS_S: Final = 1.0
     help="Compare policies: a scenario that comes with lb, a YAML file of yours, several with "
     "commas, or all.",
 )
-@click.option("--policy", "policies", metavar="A,B,...", help="Which ones (default: all).")
-@click.option("--workers", type=WholeNumber(1, 100_000), help="Of a scenario: so many workers.")
-@click.option("--load", type=Number(100.0), help="Of a scenario: work that comes ÷ work possible.")
+@click.option("--replay", metavar="FILE", help="Replay what `lb up --record FILE` wrote down.")
+@click.option(
+    "--policy",
+    "policies",
+    metavar="A,B,...",
+    help="Which ones (default: all; of a recording its own).",
+)
+@click.option("--workers", type=WholeNumber(1, 100_000), help="So many, and of a recording equal.")
+@click.option(
+    "--load",
+    type=Number(100.0),
+    help="Work that comes ÷ work possible; of a recording: come so many times as fast.",
+)
 @click.option("--seeds", type=WholeNumber(1, 10_000), help="Of a scenario: so many, for intervals.")
 @click.option("--save", metavar="FILE", help="Of a scenario: keep what came of it, for `report`.")
 @click.option("--report", metavar="FILE", help="Of a scenario: draw it (.html or .pdf).")
@@ -56,6 +66,7 @@ PROGRESS_S: Final = 1.0
 def simulate(
     faults: bool,
     scenarios: str | None,
+    replay: str | None,
     policies: str | None,
     workers: int | None,
     load: float | None,
@@ -80,24 +91,28 @@ def simulate(
     Examples:
       lb simulate --scenario equal            every policy on eight equal workers
       lb simulate --scenario quarter --policy least_load,round_robin --seeds 10
-      lb simulate --scenario mine.yaml        a scenario of yours (docs/balancing.md)
+      lb simulate --scenario mine.yaml        one of yours (docs/balancing.md)
       lb simulate --scenario list             which ones there are
+      lb simulate --replay today.rec          what `lb up --record` wrote down
       lb simulate --faults                    new seeds for 10 seconds
       lb simulate --faults --requests 1e8     a long run
       lb simulate --faults --seed 7 --trace   one run, step by step
 
     Exit code 1: a promise was broken, or requests were never answered.
     """
+    if replay is not None:
+        of_others = (scenarios, seeds, save, report, requests, seconds, jobs, each, limit, keep)
+        if faults or trace or any(option is not None for option in of_others):
+            raise click.UsageError("--replay goes with --policy, --workers, --load and --seed only")
+        return _replay(replay, policies, workers, load, seed, as_json)
     if scenarios is not None:
         if faults or seconds is not None or each or limit or keep or trace:
             raise click.UsageError("--scenario compares policies; the faults' options do not apply")
         question = _question(scenarios, policies, workers, load, seed, seeds, requests, jobs)
         return _compare(question, as_json, save, report)
     if policies or workers or load or seeds or save or report:
-        text = "--policy, --workers, --load, --seeds, --save and --report need --scenario"
-        raise click.UsageError(text)
-    from lbcore.shell.cores import usable_cores
-    from lbcore.sim.campaign import Wish, run_campaign
+        what = "--policy, --workers, --load, --seeds, --save and --report"
+        raise click.UsageError(f"{what} need --scenario, or the first three --replay")
     from lbcore.sim.run import REQUESTS, Plan
 
     if not faults:
@@ -108,6 +123,21 @@ def simulate(
         return _run_one(plan, trace, as_json)
     if trace or keep is not None or limit is not None:
         raise click.UsageError("--trace, --keep and --limit are for one run: give its --seed alone")
+    return _run_many(seed, each, requests, seconds, jobs, as_json)
+
+
+def _run_many(
+    seed: int | None,
+    each: int,
+    requests: float | None,
+    seconds: float | None,
+    jobs: int | None,
+    as_json: bool,
+) -> int:
+    """A campaign of faults: one seed after the other."""
+    from lbcore.shell.cores import usable_cores
+    from lbcore.sim.campaign import Wish, run_campaign
+
     if requests is None and seconds is None:
         seconds = SECONDS_DEFAULT
     wish = Wish(
@@ -148,6 +178,29 @@ def _question(
         seed=SEED if seed is None else seed,
         seeds=seeds or 1,
         jobs=jobs or max(1, int(usable_cores().number)),
+    )
+
+
+def _replay(
+    file: str,
+    policies: str | None,
+    workers: int | None,
+    load: float | None,
+    seed: int | None,
+    as_json: bool,
+) -> int:
+    from .replay import Replay, run_replay
+    from .study import SEED
+
+    return run_replay(
+        Replay(
+            file=file,
+            policies=_parts(policies) if policies else (),
+            workers=workers,
+            load=load or 1.0,
+            seed=SEED if seed is None else seed,
+        ),
+        as_json,
     )
 
 

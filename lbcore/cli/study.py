@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 import time
@@ -42,7 +43,7 @@ class Question:
 def run_studies(question: Question, as_json: bool, save: str | None, report: str | None) -> int:
     """Compare, print what came of it, and keep it where that is wanted."""
     studies = [_study(name, question) for name in question.scenarios]
-    progress = _Progress(as_json)
+    progress = Progress(as_json)
     views = []
     for study in studies:
         from lbcore.lab.pool import run_study
@@ -124,13 +125,14 @@ def print_study(study: Study, question: Question) -> None:
     if scenario.arrivals != "batch":
         facts.insert(1, f"load {scenario.load:g}")
     click.echo(", ".join(facts) + "\n")
-    _print_figures(study)
+    print_figures(study)
     if count > 1:
         _print_ratios(study)
     click.echo(f"\nagain: {again(study, question)}\n")
 
 
-def _print_figures(study: Study) -> None:
+def print_figures(study: Study) -> None:
+    """The table: a row for each policy, the references first."""
     rows = {name: study.mean(name) for name in study.names}
     fails = any(row.wasted or row.lost for row in rows.values())
     titles = ["mean", "p50", "p99", "p99.9", "slow", "span", "share", "wrong", "idle"]
@@ -146,6 +148,8 @@ def _print_figures(study: Study) -> None:
 
 
 def _part(value: float) -> str:
+    if math.isnan(value):
+        return ""
     return f"{100 * value:.1f}%" if value < 0.0995 or value > 1 else f"{100 * value:.0f}%"
 
 
@@ -196,7 +200,7 @@ def study_view(study: Study, question: Question) -> dict[str, Any]:
     }
 
 
-class _Progress:
+class Progress:
     """One line that is renewed, for a person who waits."""
 
     def __init__(self, as_json: bool) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -38,6 +40,7 @@ Examples:
   lb up -d                      start it in the background
   lb up --workers 8             with eight workers, whatever the file says
   lb up --set broker.port=8001  with one key changed
+  lb up -d --record today.rec   and write down what arrives
 
 \b
 Ctrl-C and SIGTERM finish the accepted requests first; a second one does not.
@@ -55,8 +58,18 @@ Exit codes: 2 topology or task module wrong, 3 cannot start, 4 runs already,
 @click.option(
     "--watch", is_flag=True, help="Restart the workers, rolling, when a task module is saved."
 )
+@click.option(
+    "--record",
+    metavar="FILE",
+    help="Write down what arrives and what it takes, for `lb simulate --replay`.",
+)
 def up(
-    config: str, overrides: Sequence[str], detach: bool, workers: int | None, watch: bool
+    config: str,
+    overrides: Sequence[str],
+    detach: bool,
+    workers: int | None,
+    watch: bool,
+    record: str | None,
 ) -> int:
     """Start the broker and the workers of a topology."""
     topology = load_topology(config, overrides)
@@ -67,7 +80,22 @@ def up(
         return load_topology(config, overrides)
 
     wanted = Wanted(topology=topology, load=reload, count=workers, watch=watch)
-    return start(topology, load_targets(), detach=detach, wanted=wanted)
+    if record is None:
+        return start(topology, load_targets(), detach=detach, wanted=wanted)
+    return _start_recorded(topology, record, detach, wanted)
+
+
+def _start_recorded(topology: Topology, record: str, detach: bool, wanted: Wanted) -> int:
+    """As ``start``, with a recording in that file.  Raises ``RecordError`` as well."""
+    from lbcore.shell.recorder import begin_recording, discard_recording, run_recorded_broker
+
+    plan = begin_recording(record)
+    targets = replace(load_targets(), run_broker=partial(run_recorded_broker, plan))
+    try:
+        return start(topology, targets, detach=detach, wanted=wanted)
+    except BaseException:
+        discard_recording(plan)
+        raise
 
 
 def load_targets() -> Targets:

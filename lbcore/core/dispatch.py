@@ -172,7 +172,7 @@ def send(
             ledger.stall_at = now + STALL_CHECK_S
         ledger.loaded.add(worker)
     ledger.changed(worker, now)
-    if ledger.policy.follows:
+    if ledger.follows:
         tell_sent(ledger, worker, task, entries, before, now)
     durable = ledger.durable
     if durable.unmarked or durable.marking:

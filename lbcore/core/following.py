@@ -1,7 +1,7 @@
-"""A policy that follows its requests is told of each that is sent, and how it was answered.
+"""Who follows the requests is told of each that is sent, and how it was answered.
 
-Called by ``dispatch`` and ``replies``, only for a policy that ``follows``: for others nothing is
-kept and no reply is read twice.
+That is a policy that ``follows``, and a recording.  Called by ``dispatch`` and ``replies``, only
+where there is one of them: else nothing is kept and no reply is read twice.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ def tell_sent(
     ledger: Ledger, worker: Worker, task: int, entries: list[Entry], before: int, now: float
 ) -> None:
     """These requests were sent to a worker, which had ``before`` others."""
+    if ledger.recording is not None:
+        ledger.recording.sent([request_id for request_id, _ in entries], now)
+    if not ledger.policy.follows:
+        return
     sent = ledger.sent
     for ahead, (request_id, _) in enumerate(entries, before):
         sent[request_id] = now, ahead, worker.number
@@ -37,10 +41,16 @@ def tell_sent(
 
 def tell_answered(ledger: Ledger, worker: Worker, data: bytes, end: int, now: float) -> None:
     """The whole reply frames in ``data`` up to ``end`` came from that worker, and are booked."""
-    policy, offset = ledger.policy, 0
+    policy, recording, offset = ledger.policy, ledger.recording, 0
+    follows = policy.follows
     while offset < end:
         size, tag, request_id, service_s, _ = REPLY_SCAN.unpack_from(data, offset)
         offset += HEADER_BYTES + size
+        if recording is not None:
+            status = tag >> 8 & 0xFF
+            recording.answered(worker.number, tag >> 16, request_id, service_s, status, now)
+        if not follows:
+            continue
         sent_at, ahead, number = ledger.sent.pop(request_id, (now, 0, -1))
         status = tag >> 8 & 0xFF
         # one that was taken back ended when somebody wanted it to

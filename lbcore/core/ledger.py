@@ -59,7 +59,7 @@ class Ledger(SideTables):
     __slots__ = (
         "accepted", "answered", "away", "buffers", "clients", "completed", "deadlines", "draining",
         "dropped", "durable", "failed", "fleet", "history", "hold_until", "in_flight", "journal",
-        "kept_bytes", "limits", "loaded", "lost_tasks", "policies", "policy", "queue", "recalled",
+        "kept_bytes", "limits", "loaded", "policies", "policy", "queue", "recalled",
         "refused", "reply_bytes_max", "spared", "stall_at", "tasks", "timed", "topology",
     )
     # fmt: on
@@ -89,7 +89,7 @@ class Ledger(SideTables):
         #: bytes of answers that are kept for those who are away
         self.kept_bytes = 0
         self.queue = RequestQueue(self.clients)
-        self.order_queue()
+        self.heed_policy()
         self.durable = Durable(topology.durability)
         self.draining = False
         #: requests sent to workers and not answered by them
@@ -112,8 +112,6 @@ class Ledger(SideTables):
         self.recalled: set[int] = set()
         #: workers that get nothing new, until it was said that they have nothing left
         self.spared: set[Worker] = set()
-        #: numbers of tasks that some worker had and none has now
-        self.lost_tasks: set[int] = set()
         #: the largest result of which a worker may ever have thought that it is allowed
         self.reply_bytes_max = topology.limits.frame_bytes
         #: when stalled workers are looked for next; set while ``loaded`` is not empty
@@ -228,8 +226,9 @@ class Ledger(SideTables):
         if self.fleet.take_report(worker, report, now):
             self.changed(worker, now, keep_place=True)
 
-    def order_queue(self) -> None:
-        """Have requests wait in the order that the topology wants, from now on."""
+    def heed_policy(self) -> None:
+        """What depends on the policy: in which order requests wait, who is told of each."""
+        self.follows = self.policy.follows or self.recording is not None
         self.queue.costs = self.fleet if self.topology.policy.order == "shortest" else None
 
     def requeue(self, entries: Iterable[Entry]) -> None:

@@ -111,7 +111,7 @@ def _requests_left(
     """A worker has fewer requests than the ``before`` it had: those of the replies up to ``end``
     are done."""
     settle(ledger, worker, before, now)
-    if ledger.policy.follows:
+    if ledger.follows:
         tell_answered(ledger, worker, data, end, now)
     if worker.solo:
         end_solo(ledger, worker, now)

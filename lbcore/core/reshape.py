@@ -94,7 +94,7 @@ def _change_policy(ledger: Ledger, topology: Topology, now: float, outbox: Outbo
     was_late = ledger.policy.late_binding
     ledger.policy = ledger.policies[topology.policy.name](fleet, ledger.policy.rng)
     ledger.sent.clear()
-    ledger.order_queue()
+    ledger.heed_policy()
     for worker in fleet.ready:
         ledger.changed(worker, now)
     if was_late == ledger.policy.late_binding:

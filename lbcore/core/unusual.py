@@ -6,9 +6,9 @@ The tables only; ``losses``, ``retries``, ``endings`` and ``resume`` have the ru
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from enum import IntEnum
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from .fleet import Worker
 from .frames import SEQUENCE_BITS
@@ -36,6 +36,20 @@ class Alarm(IntEnum):
     KNOWN = 4
     #: what ran before this broker is asked for by its client until then (its id)
     ADOPTED = 5
+
+
+class Recorder(Protocol):
+    """What takes down every request; ``recording`` has it."""
+
+    def sent(self, ids: Sequence[int], now: float) -> None:
+        """These were sent to a worker."""
+        ...
+
+    def answered(
+        self, worker: int, task: int, request_id: int, service_s: float, status: int, now: float
+    ) -> None:
+        """A worker has answered this one."""
+        ...
 
 
 class Missing(NamedTuple):
@@ -77,12 +91,15 @@ class SideTables:
         "deaths",
         "deaths_before",
         "died_under",
+        "follows",
         "grace",
         "idling",
         "joined_at",
+        "lost_tasks",
         "missing",
         "pinned",
         "quarantine",
+        "recording",
         "replaced",
         "reserved",
         "revived",
@@ -123,6 +140,11 @@ class SideTables:
         #: id -> when it was sent, how many were there before it, and the number of the worker; only
         #: for a policy that follows its requests, and some are long gone
         self.sent: dict[int, tuple[float, int, int]] = {}
+        #: what takes down every request, if anything; whether that or the policy is told of each
+        self.recording: Recorder | None = None
+        self.follows = False
+        #: numbers of tasks that some worker had and none has now
+        self.lost_tasks: set[int] = set()
         self.quarantine = Quarantine()
         self.idling = IdleMeter()
         #: (when, what for, key)

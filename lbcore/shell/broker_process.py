@@ -14,7 +14,7 @@ import os
 import random
 import signal
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
 from typing import Any, Final
 
@@ -383,13 +383,14 @@ def run_broker(
     leash: socket.socket,
     shared: SharedMemory,
     secret: bytes,
+    make: Callable[..., BrokerServer] = BrokerServer,
 ) -> int:
     """The broker process from its first to its last line; returns the exit code.
 
     From ``secret``, which is the system's, the keys of all roles are made.
     """
     try:
-        server = BrokerServer(topology, listener, leash, shared, secret)
+        server = make(topology, listener, leash, shared, secret)
     except PolicyError as error:
         return tell_failure(leash, error)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

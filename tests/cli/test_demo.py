@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lbcore.cli import demo
+from lbcore.cli import private_system
 from lbcore.cli.clone import clone_folder
 from lbcore.cli.exit_codes import Terminated
 from lbcore.cli.main import run
@@ -38,7 +38,7 @@ def children(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[subprocess
         started.append(child)
         return child
 
-    monkeypatch.setattr("lbcore.cli.demo.subprocess.Popen", start)
+    monkeypatch.setattr("lbcore.cli.private_system.subprocess.Popen", start)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return started
 
@@ -46,7 +46,7 @@ def children(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[subprocess
 def stand_in(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     """Start the stand-in in the place of ``lb up``."""
     monkeypatch.setattr(
-        demo, "up_command", lambda config: [sys.executable, STAND_IN, str(config), way]
+        private_system, "up_command", lambda config: [sys.executable, STAND_IN, str(config), way]
     )
 
 
@@ -112,7 +112,7 @@ def test_an_interrupt_while_it_starts_leaves_nothing(
         raise KeyboardInterrupt
 
     stand_in(monkeypatch, "good")
-    monkeypatch.setattr(demo, "_wait_until_ready", interrupt)
+    monkeypatch.setattr(private_system, "_wait_until_ready", interrupt)
     assert run(["demo"]) == 130
     assert_nothing_is_left(children, tmp_path)
 
@@ -124,7 +124,7 @@ def test_a_child_that_does_not_stop_is_killed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stand_in(monkeypatch, "stubborn")
-    monkeypatch.setattr(demo, "_STOP_MAX_S", 0.3)
+    monkeypatch.setattr(private_system, "_STOP_MAX_S", 0.3)
     assert run(["demo"]) == 0
     assert_nothing_is_left(children, tmp_path)
     assert children[0].returncode == -9
@@ -159,7 +159,7 @@ def test_a_failed_request_is_exit_code_1(
 def test_settings_of_the_user_do_not_reach_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LB_BROKER__PORT", "8000")
     monkeypatch.setenv("HOME", "/somewhere")
-    environment = demo._environment()
+    environment = private_system._environment()
     assert "LB_BROKER__PORT" not in environment
     assert environment["HOME"] == "/somewhere"
 

@@ -1,0 +1,164 @@
+"""``lb compare``: a scenario on real processes, beside its simulation, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.running import LB, MARK, PATIENCE_S, survivors, wait_until
+
+#: requests of 1 ms and 3 ms on three workers
+SMALL = ("--workers", "3", "--requests", "60", "--scale", "0.001", "--work", "sleep")
+
+
+class Runs:
+    """Runs commands whose processes and folders can be told from all others."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.mark = uuid.uuid4().hex
+        #: what the command makes, it makes there
+        self.temporary = folder / "tmp"
+        self.temporary.mkdir()
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        mine = {key: value for key, value in os.environ.items() if not key.startswith("LB_")}
+        return subprocess.Popen(
+            [*LB, "compare", *arguments],
+            cwd=self.folder,
+            env={**mine, "NO_COLOR": "1", "TMPDIR": str(self.temporary), MARK: self.mark},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *arguments: str, code: int = 0) -> tuple[str, str]:
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=2 * PATIENCE_S)
+        assert process.returncode == code, f"{out}\n{err}"
+        assert "Traceback" not in err
+        self.check_nothing_is_left()
+        return out, err
+
+    def check_nothing_is_left(self) -> None:
+        wait_until(lambda: not survivors(MARK, self.mark), "the end of all processes")
+        assert list(self.temporary.iterdir()) == []
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Runs:
+    return Runs(tmp_path)
+
+
+def row_of(view: dict[str, Any], policy: str) -> dict[str, Any]:
+    rows: list[dict[str, Any]] = [row for row in view["policies"] if row["policy"] == policy]
+    (row,) = rows
+    return row
+
+
+def test_two_policies_beside_their_simulation(runs: Runs) -> None:
+    policies = ("--policy", "least_load,round_robin")
+    out, err = runs.run("--scenario", "equal", *policies, *SMALL, "--json", "--save", "a.json")
+    view = json.loads(out)
+    assert err == ""
+    assert view == json.loads((runs.folder / "a.json").read_text())
+    names = [row["policy"] for row in view["policies"]]
+    assert names == ["clairvoyant", "central queue", "least_load", "round_robin"]
+    assert row_of(view, "clairvoyant")["measured"] is None
+    for policy in ("least_load", "round_robin"):
+        row = row_of(view, policy)
+        measured = row["measured"]
+        assert measured["lost"] == measured["failed"] == 0
+        assert sum(worker["requests"] for worker in measured["workers"]) == 60
+        assert sum(worker["share"] for worker in measured["workers"]) == pytest.approx(1.0)
+        # nothing sleeps shorter than it was asked to
+        assert measured["slowdown"] >= 1.0
+        assert row["ratio"]["mean"] > 0.9
+    assert [each["requests"] for each in row["measured"]["workers"]] == [20, 20, 20]
+
+
+def test_the_table_names_what_is_real(runs: Runs) -> None:
+    out, _ = runs.run("--scenario", "batch", "--policy", "least_load", *SMALL)
+    assert "real span" in out
+    assert "3 workers that sleep" in out
+    assert max(map(len, out.partition("again: ")[0].splitlines())) <= 80
+
+
+def test_a_slow_worker_a_stalled_one_and_one_that_fails(runs: Runs) -> None:
+    (runs.folder / "mine.yaml").write_text(
+        "about: everything that can be done to a worker\n"
+        "workers: [{count: 2}, {count: 1, speed: 0.25}]\n"
+        "load: 0.5\n"
+        "retries: 50\n"
+        "retry_s: 0.02\n"
+        "tasks: [{name: short, service_s: 0.004}]\n"
+        "changes:\n"
+        "  - {workers: 1, at_s: 0.05, for_s: 0.1, stalled: true}\n"
+        "  - {workers: 2, at_s: 0.1, for_s: 0.1, failing: true}\n"
+    )
+    options = ("--policy", "round_robin", "--requests", "150", "--scale", "1", "--json")
+    out, _ = runs.run("--scenario", "mine.yaml", *options)
+    measured = row_of(json.loads(out), "round_robin")["measured"]
+    assert measured["lost"] == measured["failed"] == 0
+    assert measured["wasted"] > 0
+    # who came to the stalled worker waited for it, and the slow one takes four times as long
+    assert measured["p99"] > 0.016
+
+
+def test_a_worker_that_joins_later(runs: Runs) -> None:
+    (runs.folder / "mine.yaml").write_text(
+        "workers: 3\n"
+        "load: 0.8\n"
+        "tasks: [{name: any, service_s: 0.01}]\n"
+        "changes: [{workers: 3, at_s: 0, for_s: 0.3, absent: true}]\n"
+    )
+    options = ("--policy", "round_robin", "--requests", "120", "--scale", "1", "--json")
+    out, _ = runs.run("--scenario", "mine.yaml", *options)
+    measured = row_of(json.loads(out), "round_robin")["measured"]
+    first, second, late = (worker["requests"] for worker in measured["workers"])
+    assert measured["lost"] == 0
+    assert 0 < late < min(first, second)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--scenario", "late_reports"), "real workers cannot report late or wrongly"),
+        (("--scenario", "thousand"), "1,000 real workers are too many"),
+        (("--scenario", "away.yaml"), "real workers may join later, but not go"),
+        (("--scenario", "slots", "--work", "spin"), "the threads of one worker share a core"),
+        (("--scenario", "equal", "--policy", "nobody"), "there is no policy 'nobody'"),
+        (("--scenario", "equall"), "did you mean 'equal'"),
+        (("--scenario", "equal", "--save", "no/where.json"), "there is no such folder"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(options: tuple[str, ...], words: str, runs: Runs) -> None:
+    (runs.folder / "away.yaml").write_text(
+        "tasks: [{name: any, service_s: 1}]\n"
+        "changes: [{workers: 1, at_s: 5, for_s: 5, absent: true}]\n"
+    )
+    out, err = runs.run(*options, code=2)
+    assert out == ""
+    assert words in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_leaves_nothing(number: int, code: int, runs: Runs) -> None:
+    process = runs.start("--scenario", "equal", "--policy", "least_load", "--requests", "20000")
+    wait_until(lambda: list(runs.temporary.glob("lb-compare-*/start")), "the first request")
+    time.sleep(0.1)
+    process.send_signal(number)
+    process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == code
+    runs.check_nothing_is_left()
