@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from html.parser import HTMLParser
@@ -10,15 +11,24 @@ from pathlib import Path
 
 import pytest
 
+import lbcore
 from tests.cli.log_system import command
 
+ROOT = Path(lbcore.__file__).resolve().parent.parent
 POLICIES = "least_load,round_robin,random"
 SIMULATE = ["simulate", "--scenario", "two_speeds", "--policy", POLICIES, "--requests", "400"]
 SIMULATE += ["--jobs", "1"]
 
 
 def run(*arguments: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command(*arguments), cwd=cwd, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command(*arguments),
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done
