@@ -25,12 +25,12 @@ from .dispatch import dispatch
 from .endings import drop_client, expire, press
 from .errors import ProtocolError
 from .frames import CONTROL_BYTES_MAX, FrameBuffer, Kind, control_frame
+from .hedging import look, watch
 from .history import NO_HISTORY, History
 from .intake import ClientLeft, read_requests
 from .ledger import STALL_CHECK_S, Ledger, no_ticket
-from .losses import forget_placeholder, give_up_missing, lose, note_deaths, worker_died
+from .losses import give_up_missing, lose, note_deaths, take_back, worker_died
 from .policies import POLICIES, PolicyMaker, Random
-from .queue import Entry
 from .recovery import claim, look_at_time, release
 from .replies import end_solo, read_replies, settle
 from .reshape import drop_lost_tasks, follow_process, follow_topology, retire, tell_drained
@@ -262,20 +262,7 @@ class Broker(StoreSide):
         ledger = self.ledger
         worker = ledger.fleet.workers[number]
         outbox, before, head_at = Outbox(), len(worker.inflight), worker.head_at
-        entries: list[Entry] = []
-        for request_id in ids:
-            frame = worker.inflight.pop(request_id, None) if isinstance(request_id, int) else None
-            if frame is None:
-                continue
-            ledger.in_flight -= 1
-            if request_id in ledger.answered:
-                ledger.answered.discard(request_id)
-                ledger.grace.pop(request_id, None)
-            elif request_id in ledger.adopted:
-                forget_placeholder(ledger, request_id)
-            else:
-                ledger.revived.discard(request_id)
-                entries.append((request_id, frame))
+        entries = take_back(ledger, worker, ids)
         ledger.requeue(entries)
         ledger.recalled.discard(number)
         if len(worker.inflight) != before:
@@ -371,6 +358,8 @@ class Broker(StoreSide):
                 forget_known(ledger, key, now)
             case Alarm.ADOPTED:
                 give_up_placeholder(ledger, key, now, outbox)
+            case Alarm.HEDGE:
+                look(ledger, now, outbox)
 
     # ---- stopping ------------------------------------------------------------------------------
 
@@ -392,6 +381,8 @@ class Broker(StoreSide):
         if ledger.queue.count:
             dispatch(ledger, now, outbox)
         ledger.idling.look(ledger.fleet, ledger.in_flight, now)
+        if ledger.topology.policy.hedge:
+            watch(ledger, now)
         if ledger.spared:
             tell_drained(ledger, outbox)
         batch = ledger.durable.batch

@@ -380,7 +380,8 @@ class Ledger(SideTables):
             owned = everywhere[client.number] + self.durable.counted(client.number)
             assert client.in_flight == owned, client.number
         present = len(waiting) + len(held) - len(self.answered) + len(self.durable.staged)
-        unanswered = (set(waiting) | set(held)) - self.answered - self.durable.open.keys()
+        present -= len(self.hedges)
+        unanswered = {*waiting, *held} - self.answered - self.durable.open.keys() - {*self.hedges}
         assert all(self.owner(request_id) is not None for request_id in unanswered)
         gone = self.completed + self.failed + self.dropped
         assert self.accepted + self.refused == gone + present

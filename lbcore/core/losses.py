@@ -16,7 +16,7 @@ from .actions import Note, Outbox
 from .children import ChildState
 from .errors import Quarantined, WorkerLost
 from .fleet import Worker
-from .frames import HEADER_BYTES, task_of
+from .frames import HEADER_BYTES, SEQUENCE_BITS, task_of
 from .ledger import Ledger
 from .quarantine import QuarantinedRequest
 from .queue import Entry
@@ -57,6 +57,12 @@ def lose(
     moved: list[Entry] = []
     until = now + MISSING_S
     for request_id, frame in held:
+        if not request_id >> SEQUENCE_BITS:
+            # a second run: the first goes on
+            ledger.forget_copy(request_id)
+            ledger.answered.discard(request_id)
+            begun.pop(request_id, None)
+            continue
         if request_id in ledger.answered:
             ledger.answered.discard(request_id)
             ledger.grace.pop(request_id, None)
@@ -124,6 +130,28 @@ def _begun(
         if is_begun:
             begun[request_id] = place in places
     return begun
+
+
+def take_back(ledger: Ledger, worker: Worker, ids: Iterable[Any]) -> list[Entry]:
+    """Requests that a worker gives back, since it has not begun them; those that are to go on."""
+    entries: list[Entry] = []
+    for request_id in ids:
+        frame = worker.inflight.pop(request_id, None) if isinstance(request_id, int) else None
+        if frame is None:
+            continue
+        ledger.in_flight -= 1
+        if not request_id >> SEQUENCE_BITS:
+            ledger.forget_copy(request_id)
+            ledger.answered.discard(request_id)
+        elif request_id in ledger.answered:
+            ledger.answered.discard(request_id)
+            ledger.grace.pop(request_id, None)
+        elif request_id in ledger.adopted:
+            forget_placeholder(ledger, request_id)
+        else:
+            ledger.revived.discard(request_id)
+            entries.append((request_id, frame))
+    return entries
 
 
 def forget_placeholder(ledger: Ledger, request_id: int) -> None:
@@ -200,6 +228,8 @@ def _blame_others(
     for request_id in at_work if isinstance(at_work, list | tuple) else ():
         if request_id in decided or not isinstance(request_id, int):
             continue
+        if not request_id >> SEQUENCE_BITS:
+            continue  # a second run
         if request_id in ledger.missing or ledger.holder(request_id) is not None:
             # it runs, or ran, elsewhere: what becomes of it is told by that worker's end
             if request_id not in ledger.answered:

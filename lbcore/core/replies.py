@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .actions import Outbox
+from .actions import CancelRequest, Outbox
 from .errors import ProtocolError, Status
 from .fleet import Worker
 from .following import tell_answered
@@ -42,9 +42,7 @@ def read_replies(ledger: Ledger, worker: Worker, data: bytes, now: float, outbox
     unpack, pop = REPLY_SCAN.unpack_from, worker.inflight.pop
     durable = ledger.durable.open
     # nothing in the side tables: then a durable one has only to be written
-    is_calm = not (
-        ledger.attempts or ledger.timed or ledger.answered or ledger.adopted or ledger.revived
-    )
+    is_calm = _is_calm(ledger)
     unusual = bool(durable) or not is_calm
     head_at, before = worker.head_at, len(worker.inflight)
     # a segment is answers for one client, a run is answers of one kind and status
@@ -73,14 +71,13 @@ def read_replies(ledger: Ledger, worker: Worker, data: bytes, now: float, outbox
         known = pop(request_id, None)
         if known is None or (
             unusual
-            and ((is_calm and request_id in durable) or _settled(ledger, request_id, known, tag))
+            and ((is_calm and request_id in durable) or _settled(ledger, known, tag, outbox))
         ):
             # nobody waits for it, or not before it is written: cut it out of what is passed on
             if count > segment_begin:
                 ledger.pass_on(client, data[segment:offset], count - segment_begin, outbox)
             if known is not None:
-                if request_id in durable:
-                    ledger.durable.finish(request_id, data[offset:stop])
+                _finish(ledger, request_id, tag, data[offset:stop], outbox)
                 count += 1
                 seconds += service_s
             segment, segment_begin, client = stop, count, -1
@@ -117,15 +114,50 @@ def _requests_left(
         end_solo(ledger, worker, now)
 
 
-def _settled(ledger: Ledger, request_id: int, frame: bytes, tag: int) -> bool:
+def _finish(ledger: Ledger, request_id: int, tag: int, reply: bytes, outbox: Outbox) -> None:
+    """An answer that is not passed on as it came: for the store, or of a second run."""
+    if request_id in ledger.durable.open:
+        ledger.durable.finish(request_id, reply)
+    elif request_id in ledger.hedges:
+        original = ledger.hedges[request_id]
+        ledger.forget_copy(request_id)
+        worker = ledger.holder(original)
+        if tag >> 8 & 0xFF or worker is None or original in ledger.answered:
+            # it failed, and the first run may do better; or that is over
+            _count_off(ledger, tag)
+            return
+        ledger.forget(original)
+        ledger.revived.discard(original)
+        ledger.answered.add(original)
+        outbox.add(CancelRequest(worker.number, original))
+        reply = reply[:8] + original.to_bytes(8, "little") + reply[16:]
+        ledger.pass_on(original >> SEQUENCE_BITS, reply, 1, outbox)
+
+
+def _is_calm(ledger: Ledger) -> bool:
+    """Nothing is held of any request that an answer might have to do with."""
+    special = ledger.attempts or ledger.timed or ledger.answered or ledger.adopted
+    return not (special or ledger.revived or ledger.hedges)
+
+
+def _settled(ledger: Ledger, frame: bytes, tag: int, outbox: Outbox) -> bool:
     """Drop what the side tables hold of an id; True when its client is not to have this answer:
     it has had one, or the answer must be written first."""
+    request_id = int.from_bytes(frame[8:16], "little")
     if request_id in ledger.answered:
         ledger.answered.discard(request_id)
         ledger.grace.pop(request_id, None)
         ledger.forget(request_id)
         _count_off(ledger, tag)
         return True
+    if request_id in ledger.hedges:
+        return True
+    copy = ledger.hedged.get(request_id)
+    if copy is not None and (other := ledger.holder(copy)) is not None:
+        # the second run is not needed any more
+        ledger.forget_copy(copy)
+        ledger.answered.add(copy)
+        outbox.add(CancelRequest(other.number, copy))
     is_placeholder = request_id in ledger.adopted
     ledger.adopted.discard(request_id)
     ledger.revived.discard(request_id)

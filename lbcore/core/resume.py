@@ -280,7 +280,7 @@ def rejoin(
             _book(ledger, worker, request_id, frame, now)
         elif not (
             is_first
-            and request_id >> SEQUENCE_BITS <= clients_seen
+            and 0 < request_id >> SEQUENCE_BITS <= clients_seen
             and _adopt(ledger, worker, request_id, number, now)
         ):
             # it was answered, cancelled or tried elsewhere meanwhile: nobody waits for it here

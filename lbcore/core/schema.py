@@ -92,6 +92,7 @@ POLICY_KEYS: Final[Mapping[str, Reader]] = {
     "cpu_weight": Number("a number", 0, 10),
     "order": Choice(("fifo", "shortest")),
     "late_binding": Switch(),
+    "hedge": Number("a part", 0, 0.9999),
     "prefetch": WholeOrAuto("requests", 0, 4096),
     "learn_costs": Switch(),
     "learn_speeds": Switch(),

@@ -67,6 +67,9 @@ class PolicyConfig:
     order: str = "fifo"
     #: requests wait in the broker until they can start; off: each is bound when it arrives
     late_binding: bool = True
+    #: a request that runs longer than this part of its kind does is run a second time where a
+    #: worker is idle, and the first answer counts; 0: never
+    hedge: float = 0.0
     #: requests that may wait at a worker behind those that run; -1: as many as it takes
     prefetch: int = -1
     #: off: a task costs what it declares, all workers are as fast as their weights say

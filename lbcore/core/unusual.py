@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import Any, Final, NamedTuple, Protocol
 
 from .fleet import Worker
-from .frames import SEQUENCE_BITS
+from .frames import SEQUENCE_BITS, SEQUENCE_MASK
 from .idling import IdleMeter
 from .quarantine import Quarantine
 
@@ -36,6 +36,8 @@ class Alarm(IntEnum):
     KNOWN = 4
     #: what ran before this broker is asked for by its client until then (its id)
     ADOPTED = 5
+    #: running requests are looked at, whether one takes too long (0)
+    HEDGE = 6
 
 
 class Recorder(Protocol):
@@ -88,11 +90,15 @@ class SideTables:
         "alarms",
         "attempts",
         "buried",
+        "copies",
         "deaths",
         "deaths_before",
         "died_under",
         "follows",
         "grace",
+        "hedge_is_due",
+        "hedged",
+        "hedges",
         "idling",
         "joined_at",
         "lost_tasks",
@@ -145,6 +151,11 @@ class SideTables:
         self.follows = False
         #: numbers of tasks that some worker had and none has now
         self.lost_tasks: set[int] = set()
+        #: copies of requests that took long: id of the copy -> that of the request, and back
+        self.hedges: dict[int, int] = {}
+        self.hedged: dict[int, int] = {}
+        self.hedge_is_due = False
+        self.copies = 0
         self.quarantine = Quarantine()
         self.idling = IdleMeter()
         #: (when, what for, key)
@@ -153,6 +164,17 @@ class SideTables:
     def wake(self, at: float, what: Alarm, key: int) -> None:
         """Have ``Broker.tick`` look at something at that moment."""
         heapq.heappush(self.alarms, (at, what, key))
+
+    def add_copy(self, request_id: int) -> int:
+        """The id of a second run of that request: one of the broker's own, who is client 0."""
+        copy = self.copies = self.copies % SEQUENCE_MASK + 1
+        self.hedges[copy], self.hedged[request_id] = request_id, copy
+        return copy
+
+    def forget_copy(self, copy: int) -> None:
+        """A second run is over, or was lost."""
+        request_id = self.hedges.pop(copy, 0)
+        self.hedged.pop(request_id, None)
 
     def special_ids(self, client: int = 0) -> list[int]:
         """The ids of what is neither in the queue nor with a worker, of one client or of all."""
@@ -197,4 +219,6 @@ class SideTables:
         assert all((Alarm.GRACE, request_id) in watched for request_id in self.grace)
         pinned = {request_id for each in self.pinned.values() for request_id in each}
         assert all((Alarm.PINNED, request_id) in watched for request_id in pinned)
+        assert {request_id: copy for copy, request_id in self.hedges.items()} == self.hedged
+        assert self.hedges.keys() <= held
         self.quarantine.check()

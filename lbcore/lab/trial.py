@@ -28,6 +28,7 @@ from lbcore.core.frames import (
     REPLY_SCAN,
     REQUEST_HEADER,
     REQUEST_SCAN,
+    SEQUENCE_BITS,
     SEQUENCE_MASK,
     Kind,
 )
@@ -195,7 +196,8 @@ class Trial:
         frame = REPLY_HEADER.pack(
             0, Kind.REPLY, status, self._places[job.task], job.request_id, wall_s, 0, cpu
         )
-        self.meter.ran(self.world.now)
+        if job.request_id >> SEQUENCE_BITS:
+            self.meter.ran(self.world.now)
         self.world.after(self._way_s, self._answer, model.number, frame)
 
     def _answer(self, number: int, frame: bytes) -> None:
@@ -223,7 +225,8 @@ class Trial:
         run = model.running.get(request_id)
         wall_s = now - run.began if run is not None else 0.0
         if model.drop(request_id, now):
-            self.meter.ran(now)
+            if request_id >> SEQUENCE_BITS:
+                self.meter.ran(now)
             frame = REPLY_HEADER.pack(0, Kind.REPLY, Status.CANCELLED, 0, request_id, wall_s, 0, 0)
             self.world.after(self._way_s, self._answer, number, frame)
 
@@ -328,6 +331,7 @@ class Trial:
         data = b"".join(parts) if len(parts) > 1 else parts[0]
         offset, end, unpack = 0, len(data), REQUEST_SCAN.unpack_from
         jobs: list[Job] = []
+        hedges = self.broker.ledger.hedges
         sizes, shapes, now = self.traffic.sizes, self.scenario.tasks, self.world.now
         model = self.models[number]
         while offset < end:
@@ -335,7 +339,9 @@ class Trial:
             offset += HEADER_BYTES + size
             if tag & 0xFF != Kind.REQUEST:
                 continue
-            index, _ = self._original(request_id & SEQUENCE_MASK)
+            # a second run has an id of the broker's own
+            own = request_id if request_id >> SEQUENCE_BITS else hedges[request_id]
+            index, _ = self._original(own & SEQUENCE_MASK)
             place = self._of_number[tag >> 16]
             job = Job(request_id, place, sizes[index], shapes[place].cpu)
             self.meter.sent(index, job, model, now)

@@ -19,7 +19,7 @@ from lbcore.core.children import (
     Role,
     Wish,
 )
-from lbcore.core.topology import PolicyConfig, WorkerConfig
+from lbcore.core.topology import WorkerConfig
 
 from .broker_process import BrokerProcess
 from .network import End, swizzle
@@ -253,7 +253,7 @@ def _change_topology(run: Run, random: Random) -> None:
     elif what == "roll" and here:
         machine.handle(RestartRequested(names=tuple(here), rolling=True))
     elif what == "policy":
-        policy = PolicyConfig(name=random.choice(POLICIES))
+        policy = replace(topology.policy, name=random.choice(POLICIES))
         system.change(replace(topology, policy=policy))
     elif what == "weights":
         workers = tuple(

@@ -86,7 +86,9 @@ class Books:
     # ---- what workers tell ---------------------------------------------------------------------
 
     def begun(self, request_id: int, profile: Profile, worker: str) -> None:
-        """A worker begins this request."""
+        """A worker begins this request; a second run of the broker's own (client 0) counts not."""
+        if not request_id >> SEQUENCE_BITS:
+            return
         if profile.idempotent:
             runs = self._runs.get(request_id, 0)
             self._runs[request_id] = runs + 1
@@ -104,6 +106,8 @@ class Books:
 
     def ended(self, request_id: int, profile: Profile) -> None:
         """It is done there."""
+        if not request_id >> SEQUENCE_BITS:
+            return
         if not profile.idempotent:
             self.running.pop(request_id, None)
         else:
@@ -141,7 +145,7 @@ class Books:
         """A worker process died while it ran these; not ``is_charged``: the broker wanted that."""
         self.worker_deaths += 1
         self.lose_sight(running, pid)
-        for request_id in running:
+        for request_id in [each for each in running if each >> SEQUENCE_BITS]:
             self.running.pop(request_id, None)
             self._run_ended(request_id)
             if not is_charged:
