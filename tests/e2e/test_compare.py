@@ -119,6 +119,26 @@ def test_a_slow_worker_a_stalled_one_and_one_that_fails(runs: Runs) -> None:
     assert measured["p99"] > 0.016
 
 
+def test_real_neighbours_on_a_core(runs: Runs) -> None:
+    (runs.folder / "mine.yaml").write_text(
+        "workers: 1\n"
+        "tasks: [{name: nap, service_s: 0.01, cpu: 0}]\n"
+        "changes: [{workers: 1, at_s: 0.05, for_s: 0.1, every_s: 0.2, core: 0.5}]\n"
+    )
+    options = ("--policy", "least_load", "--requests", "40", "--scale", "1", "--json")
+    out, _ = runs.run("--scenario", "mine.yaml", *options)
+    view = json.loads(out)
+    assert view["settings"]["work"] == "sleep"
+    assert row_of(view, "least_load")["measured"]["lost"] == 0
+
+
+def test_requests_that_compute(runs: Runs) -> None:
+    policy = ("--policy", "least_load:cpu_weight=0")
+    out, _ = runs.run("--scenario", "two_speeds", *policy, *SMALL[2:-1], "spin", "--json")
+    measured = row_of(json.loads(out), "least_load:cpu_weight=0")["measured"]
+    assert measured["lost"] == measured["failed"] == 0
+
+
 def test_a_worker_that_joins_later(runs: Runs) -> None:
     (runs.folder / "mine.yaml").write_text(
         "workers: 3\n"
