@@ -62,11 +62,12 @@ COMMANDS: dict[str, Entry] = {
     "key": Entry("lbcore.cli.key:key", "Write a key that lets somebody else in."),
     "demo": Entry("lbcore.cli.demo:demo", "Show it all on a private topology, then clean up."),
     "simulate": Entry(
-        "lbcore.cli.simulate:simulate", "Break a system in virtual time, by the million."
+        "lbcore.cli.simulate:simulate", "Compare policies, or break a system, in virtual time."
     ),
     "compare": Entry(
         "lbcore.cli.compare:compare", "Compare policies on real processes and simulated ones."
     ),
+    "report": Entry("lbcore.cli.report:report", "Show runs as a page, for a screen or for paper."),
     "bench": Entry("lbcore.cli.clone:bench", "Measure lb beside its peers (in a clone)."),
     "test": Entry("lbcore.cli.clone:test", "Run the test suite (in a clone)."),
     "completion": Entry("lbcore.cli.completion:completion", "Print a shell completion script."),

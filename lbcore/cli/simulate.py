@@ -48,7 +48,8 @@ PROGRESS_S: Final = 1.0
     help="Work that comes ÷ work possible; of a recording: come so many times as fast.",
 )
 @click.option("--seeds", type=WholeNumber(1, 10_000), help="Of a scenario: so many, for intervals.")
-@click.option("--plot", metavar="FILE", help="Of a scenario: draw it (.png, .svg or .pdf).")
+@click.option("--save", metavar="FILE", help="Of a scenario: keep what came of it, for `report`.")
+@click.option("--report", metavar="FILE", help="Of a scenario: draw it (.html or .pdf).")
 @click.option(
     "--seed",
     type=WholeNumber(0),
@@ -70,7 +71,8 @@ def simulate(
     workers: int | None,
     load: float | None,
     seeds: int | None,
-    plot: str | None,
+    save: str | None,
+    report: str | None,
     seed: int | None,
     requests: float | None,
     seconds: float | None,
@@ -99,7 +101,7 @@ def simulate(
     Exit code 1: a promise was broken, or requests were never answered.
     """
     if replay is not None:
-        of_others = (scenarios, seeds, plot, requests, seconds, jobs, each, limit, keep)
+        of_others = (scenarios, seeds, save, report, requests, seconds, jobs, each, limit, keep)
         if faults or trace or any(option is not None for option in of_others):
             raise click.UsageError("--replay goes with --policy, --workers, --load and --seed only")
         return _replay(replay, policies, workers, load, seed, as_json)
@@ -107,9 +109,9 @@ def simulate(
         if faults or seconds is not None or each or limit or keep or trace:
             raise click.UsageError("--scenario compares policies; the faults' options do not apply")
         question = _question(scenarios, policies, workers, load, seed, seeds, requests, jobs)
-        return _compare(question, as_json, plot)
-    if policies or workers or load or seeds or plot:
-        what = "--policy, --workers, --load, --seeds and --plot"
+        return _compare(question, as_json, save, report)
+    if policies or workers or load or seeds or save or report:
+        what = "--policy, --workers, --load, --seeds, --save and --report"
         raise click.UsageError(f"{what} need --scenario, or the first three --replay")
     from lbcore.sim.run import REQUESTS, Plan
 
@@ -206,12 +208,12 @@ def _parts(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _compare(question: Question, as_json: bool, plot: str | None) -> int:
+def _compare(question: Question, as_json: bool, save: str | None, report: str | None) -> int:
     from .study import list_scenarios, run_studies
 
     if list(question.scenarios) == ["list"]:
         return list_scenarios(as_json)
-    return run_studies(question, as_json, plot)
+    return run_studies(question, as_json, save, report)
 
 
 def _indexes(keep: str | None) -> tuple[int, ...] | None:

@@ -40,8 +40,8 @@ class Question:
     jobs: int = 1
 
 
-def run_studies(question: Question, as_json: bool, plot: str | None) -> int:
-    """Compare, and print what came of it."""
+def run_studies(question: Question, as_json: bool, save: str | None, report: str | None) -> int:
+    """Compare, print what came of it, and keep it where that is wanted."""
     studies = [_study(name, question) for name in question.scenarios]
     progress = Progress(as_json)
     views = []
@@ -56,12 +56,10 @@ def run_studies(question: Question, as_json: bool, plot: str | None) -> int:
             print_study(study, question)
     if as_json:
         print_json(views[0] if len(views) == 1 else views)
-    if plot is not None:
-        from .plots import plot_studies  # type: ignore[import-not-found]
+    if save is not None or report is not None:
+        from .run_files import run_of_study, write_runs
 
-        plot_studies(studies, Path(plot))
-        if not as_json:
-            click.echo(f"plots are in {plot}")
+        write_runs([run_of_study(study, again(study, question)) for study in studies], save, report)
     lost = any(study.mean(name).lost for study in studies for name in study.policies)
     return ExitCode.FAILED if lost else ExitCode.OK
 

@@ -61,6 +61,8 @@ class Detail(NamedTuple):
     moments: list[float]
     pending: list[list[int]]
     busy: list[list[float]]
+    #: what the broker took for each one's load, in seconds; empty where there is no broker
+    load: list[list[float]]
 
 
 class Series:
@@ -73,9 +75,11 @@ class Series:
         self.moments: list[float] = []
         self.pending: list[list[int]] = []
         self.busy: list[list[float]] = []
+        self.load: list[list[float]] = []
 
-    def sample(self, moment: float, now: float) -> None:
+    def sample(self, moment: float, now: float, load: list[float]) -> None:
         """Look at the workers; ``moment`` counts from the start, ``now`` is on the clock."""
+        self.load.append(load[: len(self._models)])
         elapsed = max(1e-12, moment - self._at)
         self._at = moment
         self.moments.append(moment)
@@ -195,6 +199,7 @@ class Meter:
             moments=self.series.moments,
             pending=self.series.pending,
             busy=self.series.busy,
+            load=self.series.load,
         )
 
     def _capacities(self) -> list[tuple[WorkerModel, float]]:

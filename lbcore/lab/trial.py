@@ -36,7 +36,7 @@ from lbcore.core.topology import Address, Limits, PolicyConfig, Topology, Worker
 from lbcore.sim.world import START_S, World
 
 from .conditions import Condition, Conditions
-from .measures import SAMPLES, Measures, Meter
+from .measures import SAMPLES, SERIES_WORKERS, Measures, Meter
 from .model import Job, WorkerModel
 from .scenario import Scenario
 from .traffic import Traffic
@@ -143,7 +143,9 @@ class Trial:
 
     def _sample(self) -> None:
         if not self.meter.is_over and len(self.meter.series.moments) < 2 * SAMPLES:
-            self.meter.series.sample(self.world.now - START_S, self.world.now)
+            now, workers = self.world.now, self.broker.ledger.fleet.workers[:SERIES_WORKERS]
+            load = [worker.backlog_s(now) for worker in workers]
+            self.meter.series.sample(now - START_S, now, load)
             self.world.after(self._sample_s, self._sample)
 
     @property
