@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-from lbcore import __version__
 from lbcore.lab.measures import Measures
 from lbcore.lab.real import RealPlan
-from lbcore.lab.runfile import RunFile, plain
+from lbcore.lab.runfile import plain
 from lbcore.lab.scenario import WorkerShape
 
 from .compare_run import Measured
 from .options import program_name
+from .run_files import new_run
 
 #: the figures whose ratio is given
 COMPARED: Final = ("mean", "p50", "p99", "p999", "makespan")
@@ -53,19 +50,12 @@ class Comparison:
 def view(found: Comparison) -> dict[str, Any]:
     """The object that is printed and saved; times in seconds."""
     scenario, shapes = found.plan.scenario, _shapes(found.plan)
-    run = RunFile(
-        kind="compare",
-        title=f"{scenario.name}: {scenario.about}",
-        again=again(found),
-        made_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        lb=__version__,
-        machine={
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-            "system": f"{platform.system()} {platform.release()}",
-        },
+    run = replace(
+        new_run("compare", f"{scenario.name}: {scenario.about}", again(found)),
         settings=_settings(found),
         topology={
+            "policy": found.wish.policies[0],
+            "mean_service_s": scenario.mean_service_s,
             "workers": [
                 {
                     "name": f"worker-{number}",
