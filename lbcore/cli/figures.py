@@ -77,8 +77,7 @@ class Picture(NamedTuple):
 
     height: float
     draw: Callable[[FigureBase], None]
-    #: it places its axes itself
-    is_placed: bool = False
+    is_placed: bool = False  # it places its axes itself
 
     def figure(self) -> Figure:
         """It alone, as wide as a page."""
@@ -102,7 +101,7 @@ def color_of(policy: str, policies: Sequence[str]) -> str:
 
 def featured(run: RunFile) -> str:
     """The policy that figures of one policy show."""
-    names = [row["policy"] for row in run.policies] or list(run.requests) or list(run.series)
+    names = [row["policy"] for row in run.policies] or [*run.requests, *run.series]
     if FEATURED in names:
         return FEATURED
     return next((name for name in names if name not in REFERENCES), names[0] if names else "")
@@ -246,7 +245,7 @@ def _draw_comparison(run: RunFile, rows: list[dict[str, Any]], figure: FigureBas
         panel.set_xlim(low / 1.12, max(high, 1.3 * low) ** 1.0 * 1.9)
         panel.set_title(f"{title}, relative to the {run.policies[0]['policy']}")
         panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        panel.xaxis.set_minor_formatter(lambda value, _: "")
+        panel.xaxis.set_minor_formatter(lambda *_: "")
         wanted = (1, 1.5, 2, 3, 5) if high < 8 else (1, 3, 10, 30) if high < 60 else (1, 10, 100)
         panel.set_xticks([tick for tick in wanted if tick <= high * 1.6])
         panel.grid(axis="x")
@@ -291,7 +290,7 @@ def _draw_latency(run: RunFile, figure: FigureBase) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: seconds_text(value))
     axes.yaxis.set_minor_formatter(lambda value, _: "")
     axes.set_xlabel("this part of the requests took longer")
-    axes.grid(axis="both", which="major")
+    axes.grid(which="major")
     _label_ends(axes, ends)
 
 
@@ -391,8 +390,7 @@ def _draw_series(
         bar = figure.colorbar(image, ax=panel, pad=0.01, fraction=0.03)
         bar.outline.set_visible(False)
         panel.tick_params(axis="y", length=0)
-        for side in ("left", "bottom"):
-            panel.spines[side].set_visible(False)
+        panel.spines[["left", "bottom"]].set_visible(False)
     panels[-1, 0].set_xlabel("seconds from the start")
 
 

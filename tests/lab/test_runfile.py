@@ -21,7 +21,7 @@ def test_what_is_written_is_read_again() -> None:
     )
     found = read_run(json.loads(json.dumps(plain(run))), "x.json")
     assert found.policies == run.policies
-    assert found.quantiles == {"random": [[0.5, 1.0], [0.99, 2.0]]}
+    assert [tuple(pair) for pair in found.quantiles["random"]] == run.quantiles["random"]
     assert (found.kind, found.title, found.settings) == ("simulate", "x", {"seed": 1})
 
 
