@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from lbcore.core.errors import LBError
 
 from .exit_codes import ExitCode
-from .options import Number, WholeNumber, json_option, program_name
+from .options import Number, WholeNumber, json_option
 from .render import Column, console, duration_text, make_table, print_json, printable
 
 if TYPE_CHECKING:
-    from lbcore.lab.measures import Measures
     from lbcore.lab.real import RealPlan
     from lbcore.lab.traffic import Traffic
 
     from .compare_run import Measured
+    from .compare_view import Comparison, Wish
 
 #: measured when none are named
 POLICIES: Final = "least_load,least_pending,round_robin"
@@ -33,33 +31,6 @@ class CompareError(LBError):
     """A comparison cannot be made, or not be written down."""
 
     exit_code = 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
-    """What the command line asks for; None: whatever fits."""
-
-    scenario: str
-    policies: Sequence[str]
-    workers: int | None
-    requests: int | None
-    load: float | None
-    scale: float | None
-    work: str | None
-    seed: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """What came of it."""
-
-    wish: Wish
-    plan: RealPlan
-    #: the way to a worker and back that the simulation was given
-    transit_s: float
-    #: the references first
-    simulated: Mapping[str, Measures]
-    measured: Mapping[str, Measured]
 
 
 @click.command("compare")
@@ -126,6 +97,8 @@ def compare(
 
     Exit code 1: requests were never answered.
     """
+    from .compare_view import Wish, view
+
     wish = Wish(
         scenario=scenario,
         policies=list(dict.fromkeys(each.strip() for each in policies.split(",") if each.strip())),
@@ -204,6 +177,7 @@ def run_comparison(plan: RealPlan, wish: Wish, progress: _Progress) -> Compariso
     from lbcore.lab.trial import Trial
 
     from .compare_run import run_policy
+    from .compare_view import Comparison
 
     traffic: Traffic = draw_traffic(plan.scenario, wish.seed)
     measured: dict[str, Measured] = {}
@@ -224,62 +198,9 @@ def run_comparison(plan: RealPlan, wish: Wish, progress: _Progress) -> Compariso
     )
 
 
-# ---- for programs --------------------------------------------------------------------------------
-
-
-def view(found: Comparison) -> dict[str, Any]:
-    """For programs: times in seconds."""
-    plan, scenario = found.plan, found.plan.scenario
-    rows = []
-    for name, simulated in found.simulated.items():
-        real = found.measured.get(name)
-        rows.append(
-            {
-                "policy": name,
-                "simulated": simulated._asdict(),
-                "measured": None if real is None else asdict(real),
-                "ratio": None if real is None else _ratios(simulated, real),
-            }
-        )
-    return {
-        "scenario": scenario.name,
-        "seed": found.wish.seed,
-        "scale": plan.scale,
-        "work": plan.work,
-        "workers": scenario.workers_count,
-        "requests": scenario.requests,
-        "load": scenario.load,
-        "arrivals": scenario.arrivals,
-        "transit_s": found.transit_s,
-        "notes": list(plan.notes),
-        "policies": rows,
-        "again": again(found),
-    }
-
-
-def _ratios(simulated: Measures, real: Measured) -> dict[str, float | None]:
-    """Measured ÷ simulated."""
-    pairs = {key: (getattr(real, key), getattr(simulated, key)) for key in _COMPARED}
-    return {key: mine / other if other else None for key, (mine, other) in pairs.items()}
-
-
-_COMPARED: Final = ("mean", "p50", "p99", "p999", "makespan")
-
-
-def again(found: Comparison) -> str:
-    """The command that sends the same requests."""
-    wish, plan = found.wish, found.plan
-    parts = [program_name(), "compare --scenario", shlex.quote(wish.scenario)]
-    parts += ["--policy", shlex.quote(",".join(wish.policies)), f"--scale {plan.scale:g}"]
-    parts += [f"--requests {plan.scenario.requests}", f"--seed {wish.seed} --work {plan.work}"]
-    if len(plan.scenario.workers) == 1:
-        parts.append(f"--workers {plan.scenario.workers_count}")
-    if wish.load is not None:
-        parts.append(f"--load {wish.load:g}")
-    return " ".join(parts)
-
-
 def _write(path: str, found: Comparison) -> None:
+    from .compare_view import view
+
     try:
         with open(path, "w", encoding="utf-8") as file:
             print_json(view(found), file)
@@ -310,6 +231,8 @@ def _print_head(plan: RealPlan, wish: Wish) -> None:
 
 
 def _print(found: Comparison) -> None:
+    from .compare_view import again, ratios
+
     is_batch = found.plan.scenario.arrivals == "batch"
     key = "makespan" if is_batch else "p99"
     title = "span" if is_batch else "p99"
@@ -323,9 +246,9 @@ def _print(found: Comparison) -> None:
         if real is None:
             cells += ["", "", "", "", f"{simulated.worst_share:.2f}", ""] + [""] * fails
         else:
-            ratios = _ratios(simulated, real)
+            parts = ratios(simulated, real)
             cells += [duration_text(real.mean), duration_text(getattr(real, key))]
-            cells += [_ratio_text(ratios["mean"]), _ratio_text(ratios[key])]
+            cells += [_ratio_text(parts["mean"]), _ratio_text(parts[key])]
             cells += [f"{simulated.worst_share:.2f}", f"{real.worst_share:.2f}"]
             if fails:
                 cells.append(f"{real.lost} lost" if real.lost else f"{real.wasted:.2f}")

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from lbcore.core.errors import BrokerUnavailable
-from lbcore.lab.measures import figures, worst_share
+from lbcore.lab.measures import GRID, figures, quantile, worst_share
 from lbcore.lab.real import SPIN, RealPlan
 from lbcore.shell.client import Client
 from lbcore.shell.compare_tasks import MODULE, VARIABLE, Span, TaskPlan, WorkerPlan
@@ -59,6 +59,8 @@ class WorkerShare:
     #: seconds of work at speed 1, and the part of all of it
     work_s: float
     share: float
+    #: that part relative to its part of the capacity
+    relative: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +81,8 @@ class Measured:
     lost: int
     #: seconds on the way from the client to a worker and back, with nothing else to do
     transit_s: float
+    #: (part of the requests, seconds that they took at most)
+    quantiles: tuple[tuple[float, float], ...]
     workers: tuple[WorkerShare, ...]
 
 
@@ -265,22 +269,25 @@ def _measured(plan: RealPlan, traffic: Traffic, loop: OpenLoop, transit_s: float
         for answer, moment in zip(answers, traffic.moments, strict=True)
         if not math.isnan(answer.response_s)
     ]
-    done = math.fsum(work) or 1.0
+    done, able = math.fsum(work) or 1.0, [shape.concurrency * shape.speed for shape in shapes]
+    times = sorted(each.response_s for each in answers if not math.isnan(each.response_s))
     found: dict[str, Any] = figures([answer.response_s for answer in answers], traffic)
     return Measured(
         **found,
         makespan=max(ends, default=first) - first,
-        worst_share=worst_share(work, [shape.concurrency * shape.speed for shape in shapes]),
+        worst_share=worst_share(work, able),
         failed=failed / len(answers),
         wasted=sum(answer.failures for answer in answers) / len(answers),
         lost=sum(not answer.is_answered for answer in answers),
         transit_s=transit_s,
+        quantiles=tuple((q, quantile(times, q)) for q in GRID),
         workers=tuple(
             WorkerShare(
                 name=f"worker-{number + 1}",
                 requests=counts[number],
                 work_s=work[number],
                 share=work[number] / done,
+                relative=work[number] / done / (able[number] / math.fsum(able)),
             )
             for number in range(len(shapes))
         ),

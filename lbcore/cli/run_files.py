@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -13,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import lbcore
+from lbcore.lab.replay import is_recording
 from lbcore.lab.runfile import RunFile, RunFileError, plain, read_run
+
+from .options import program_name
 
 if TYPE_CHECKING:
     from lbcore.lab.measures import Detail
@@ -84,6 +88,7 @@ def run_of_study(study: Study, again: str) -> RunFile:
 def _series_of(detail: Detail, names: Sequence[str]) -> dict[str, Any]:
     """The samples of a trial, worker by worker."""
     sampled: dict[str, Any] = {"load": detail.load, "pending": detail.pending, "busy": detail.busy}
+    sampled = {key: rows for key, rows in sampled.items() if rows}
     columns: dict[str, list[Any]] = {
         key: list(zip(*rows, strict=True)) for key, rows in sampled.items()
     }
@@ -129,13 +134,63 @@ def write_report(runs: Sequence[RunFile], targets: Sequence[str]) -> None:
 def read_runs(name: str) -> list[RunFile]:
     """The runs that a file holds.  Raises ``RunFileError``."""
     try:
-        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
-        found = json.loads(text)
+        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        if is_recording(data):
+            return [run_of_recording(data, name)]
+        found = json.loads(data)
     except OSError as error:
         raise RunFileError(f"cannot read {name}: {error.strerror or error}") from None
     except (ValueError, RecursionError):
         raise RunFileError(f"{name}: it is not JSON; --save writes such a file") from None
     return [read_run(each, name) for each in (found if isinstance(found, list) else [found])]
+
+
+def run_of_recording(data: bytes, name: str) -> RunFile:
+    """What ``lb up --record`` wrote down, as a run.  Raises ``ScenarioError``."""
+    from lbcore.lab.replay import (
+        AS_RECORDED,
+        as_recorded,
+        read_recording,
+        recorded_detail,
+        replayed,
+    )
+
+    found = read_recording(data, name)
+    scenario, traffic = replayed(found, Path(name).stem)
+    title = f"{found.header.name}: recorded from {found.header.started} on"
+    run = new_run("recording", title, f"{program_name()} simulate --replay {shlex.quote(name)}")
+    run.settings = {
+        "requests": scenario.requests,
+        "load": scenario.load,
+        "transit_s": found.transit_s,
+        "missing": found.lost,
+    }
+    names = [worker.name for _, worker in sorted(found.workers.items())]
+    run.topology = {
+        "policy": found.policy,
+        "mean_service_s": scenario.mean_service_s,
+        "workers": [
+            {
+                "name": name,
+                "weight": shape.weight,
+                "speed": shape.speed,
+                "concurrency": shape.concurrency,
+            }
+            for name, shape in zip(names, scenario.workers, strict=True)
+        ],
+        "tasks": [
+            {"name": task.name, "service_s": task.service_s, "share": task.share}
+            for task in scenario.tasks
+        ],
+    }
+    detail = recorded_detail(found, traffic)
+    run.policies = [{"policy": AS_RECORDED, **as_recorded(found, traffic)._asdict()}]
+    run.quantiles[AS_RECORDED] = list(detail.quantiles)
+    run.requests[AS_RECORDED] = dict(zip(names, detail.requests, strict=True))
+    run.shares[AS_RECORDED] = dict(zip(names, detail.shares, strict=True))
+    if detail.moments:
+        run.series[AS_RECORDED] = _series_of(detail, names)
+    return run
 
 
 def _write(path: Path, text: str) -> None:

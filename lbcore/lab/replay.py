@@ -15,9 +15,16 @@ from typing import Any, Final
 
 import msgspec
 
-from lbcore.core.recording import FORMAT, Figures, Header, Record, RecordedWorker
+from lbcore.core.recording import (
+    FORMAT,
+    Figures,
+    Header,
+    Record,
+    RecordedWorker,
+    WorkerFigures,
+)
 
-from .measures import Measures, figures, worst_share
+from .measures import GRID, Detail, Measures, figures, quantile, worst_share
 from .scenario import Scenario, ScenarioError, TaskShape, WorkerShape
 from .traffic import Traffic
 
@@ -45,6 +52,8 @@ class Recorded:
     #: by number: name, and the part of its time that needs a core
     tasks: dict[int, tuple[str, float]] = field(default_factory=dict)
     transit_s: float = 0.0003
+    #: the system from moment to moment
+    moments: list[Figures] = field(default_factory=list)
     #: records that were not kept
     lost: int = 0
     #: the last line was cut short
@@ -80,6 +89,11 @@ def read_recording(data: bytes, name: str) -> Recorded:
     return found
 
 
+def is_recording(data: bytes) -> bool:
+    """Whether a file with these bytes claims to be one."""
+    return data.startswith(b'{"lb_recording":')
+
+
 def _read_header(line: bytes, name: str) -> Header:
     try:
         header = _header.decode(line)
@@ -92,6 +106,7 @@ def _read_header(line: bytes, name: str) -> Header:
 
 
 def _take(found: Recorded, figures: Figures) -> None:
+    found.moments.append(figures)
     found.transit_s = figures.transit_s
     found.lost += figures.lost
     found.policy = figures.policy or found.policy
@@ -188,6 +203,43 @@ def _task_shapes(
         )
 
 
+def _ables(found: Recorded) -> dict[int, float]:
+    """What each worker can do, by number, relative to one slot of speed 1."""
+    return {
+        number: _speed_of(found, number) * worker.concurrency
+        for number, worker in found.workers.items()
+    }
+
+
+def recorded_detail(found: Recorded, traffic: Traffic) -> Detail:
+    """What a report shows of the recorded system; by worker, in the order of their numbers."""
+    numbers, ables = sorted(found.workers), _ables(found)
+    counts = Counter(record.worker for record in found.records)
+    work = dict.fromkeys(numbers, 0.0)
+    for record, size in zip(found.records, traffic.sizes, strict=True):
+        work[record.worker] += size
+    done, able = math.fsum(work.values()), math.fsum(ables.values())
+    times = sorted(each.waiting_s + each.service_s for each in found.records if not each.status)
+    rows = [{each.number: each for each in figures.workers} for figures in found.moments]
+    return Detail(
+        quantiles=[(q, quantile(times, q)) for q in GRID],
+        requests=[counts[number] for number in numbers],
+        shares=[work[number] / done / (ables[number] / able) for number in numbers],
+        moments=[figures.at for figures in found.moments],
+        pending=[[row[n].pending if n in row else 0 for n in numbers] for row in rows],
+        busy=[
+            [_cpu_of(row.get(number), found.workers[number].concurrency) for number in numbers]
+            for row in rows
+        ],
+        load=[],
+    )
+
+
+def _cpu_of(figures: WorkerFigures | None, slots: int) -> float:
+    """The part of the cores that a worker's requests can use that it did use."""
+    return 0.0 if figures is None else min(1.0, figures.cpu / slots)
+
+
 def as_recorded(found: Recorded, traffic: Traffic) -> Measures:
     """The figures of the recorded system itself, as far as a recording has them.
 
@@ -200,16 +252,14 @@ def as_recorded(found: Recorded, traffic: Traffic) -> Measures:
     work = dict.fromkeys(found.workers, 0.0)
     for record, size in zip(records, traffic.sizes, strict=True):
         work[record.worker] += size
-    ables = [
-        _speed_of(found, number) * worker.concurrency for number, worker in found.workers.items()
-    ]
+    ables = _ables(found)
     failed = sum(record.status != 0 for record in records) / len(records)
     ends = [record.arrived_s + record.waiting_s + record.service_s for record in records]
     measured: dict[str, Any] = figures(responses, traffic)
     return Measures(
         **measured,
         makespan=max(ends) - records[0].arrived_s,
-        worst_share=worst_share(list(work.values()), ables),
+        worst_share=worst_share(list(work.values()), [ables[number] for number in work]),
         misroutes=math.nan,
         idle=math.nan,
         failed=failed,

@@ -143,7 +143,10 @@ class Recorder:
             count = min(_BATCH, len(self._waiting))
             lines = [_line(self._waiting.popleft()) for _ in range(count)]
             lines.append(b"")
-            self._file.write(b"\n".join(lines))
+            data = b"\n".join(lines)
+            # a disk that is nearly full may take a part
+            while data:
+                data = data[self._file.write(data) :]
         self._file.flush()
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from lbcore.lab.runfile import read_run
 from tests.e2e.running import LB, MARK, PATIENCE_S, survivors, wait_until
 
 #: requests of 1 ms and 3 ms on three workers
@@ -71,7 +72,9 @@ def test_two_policies_beside_their_simulation(runs: Runs) -> None:
     out, err = runs.run("--scenario", "equal", *policies, *SMALL, "--json", "--save", "a.json")
     view = json.loads(out)
     assert err == ""
-    assert view == json.loads((runs.folder / "a.json").read_text())
+    saved = json.loads((runs.folder / "a.json").read_text())
+    assert saved | {"made_at": view["made_at"]} == view
+    assert read_run(saved, "a.json").kind == "compare"
     names = [row["policy"] for row in view["policies"]]
     assert names == ["clairvoyant", "central queue", "least_load", "round_robin"]
     assert row_of(view, "clairvoyant")["measured"] is None
@@ -79,12 +82,13 @@ def test_two_policies_beside_their_simulation(runs: Runs) -> None:
         row = row_of(view, policy)
         measured = row["measured"]
         assert measured["lost"] == measured["failed"] == 0
-        assert sum(worker["requests"] for worker in measured["workers"]) == 60
-        assert sum(worker["share"] for worker in measured["workers"]) == pytest.approx(1.0)
+        assert sum(view["requests"][policy].values()) == 60
+        assert sum(view["shares"][policy].values()) == pytest.approx(3.0)
+        assert view["quantiles"][policy][-1] == [1.0, pytest.approx(measured["p999"])]
         # nothing sleeps shorter than it was asked to
         assert measured["slowdown"] >= 1.0
         assert row["ratio"]["mean"] > 0.9
-    assert [each["requests"] for each in row["measured"]["workers"]] == [20, 20, 20]
+    assert list(view["requests"]["round_robin"].values()) == [20, 20, 20]
 
 
 def test_the_table_names_what_is_real(runs: Runs) -> None:
@@ -115,6 +119,26 @@ def test_a_slow_worker_a_stalled_one_and_one_that_fails(runs: Runs) -> None:
     assert measured["p99"] > 0.016
 
 
+def test_real_neighbours_on_a_core(runs: Runs) -> None:
+    (runs.folder / "mine.yaml").write_text(
+        "workers: 1\n"
+        "tasks: [{name: nap, service_s: 0.01, cpu: 0}]\n"
+        "changes: [{workers: 1, at_s: 0.05, for_s: 0.1, every_s: 0.2, core: 0.5}]\n"
+    )
+    options = ("--policy", "least_load", "--requests", "40", "--scale", "1", "--json")
+    out, _ = runs.run("--scenario", "mine.yaml", *options)
+    view = json.loads(out)
+    assert view["settings"]["work"] == "sleep"
+    assert row_of(view, "least_load")["measured"]["lost"] == 0
+
+
+def test_requests_that_compute(runs: Runs) -> None:
+    policy = ("--policy", "least_load:cpu_weight=0")
+    out, _ = runs.run("--scenario", "two_speeds", *policy, *SMALL[2:-1], "spin", "--json")
+    measured = row_of(json.loads(out), "least_load:cpu_weight=0")["measured"]
+    assert measured["lost"] == measured["failed"] == 0
+
+
 def test_a_worker_that_joins_later(runs: Runs) -> None:
     (runs.folder / "mine.yaml").write_text(
         "workers: 3\n"
@@ -124,9 +148,9 @@ def test_a_worker_that_joins_later(runs: Runs) -> None:
     )
     options = ("--policy", "round_robin", "--requests", "120", "--scale", "1", "--json")
     out, _ = runs.run("--scenario", "mine.yaml", *options)
-    measured = row_of(json.loads(out), "round_robin")["measured"]
-    first, second, late = (worker["requests"] for worker in measured["workers"])
-    assert measured["lost"] == 0
+    view = json.loads(out)
+    first, second, late = view["requests"]["round_robin"].values()
+    assert row_of(view, "round_robin")["measured"]["lost"] == 0
     assert 0 < late < min(first, second)
 
 

@@ -35,6 +35,8 @@ def test_a_recording_is_replayed_with_other_workers(system: Start) -> None:
     # 30 at a time on 2 workers had to wait; on 8 they have less to
     assert rows["as recorded"]["mean"] > 0.01
     assert rows["round_robin"]["mean"] < rows["as recorded"]["mean"]
+    lb.cli("report", "a.rec")
+    assert "as recorded" in (lb.folder / "report.html").read_text()
     shown = lb.cli("simulate", "--replay", "a.rec").stdout
     assert "60 requests, replayed with the recorded workers" in shown
     assert "as recorded" in shown

@@ -18,7 +18,7 @@ from lbcore.core.recording import (
     WorkerFigures,
 )
 from lbcore.core.topology import PolicyConfig
-from lbcore.lab.replay import as_recorded, read_recording, replayed
+from lbcore.lab.replay import as_recorded, read_recording, recorded_detail, replayed
 from lbcore.lab.scenario import ScenarioError
 from lbcore.lab.trial import Trial
 
@@ -79,6 +79,19 @@ def test_the_row_of_what_was_recorded() -> None:
     assert measures.makespan == pytest.approx(3.5)
     assert measures.worst_share == pytest.approx((2.0 / 3.0) / (0.5 / 2.5))
     assert math.isnan(measures.idle)
+
+
+def test_what_a_report_shows_of_it() -> None:
+    busy = msgspec.structs.replace(FIGURES, at=5.0, workers=[WorkerFigures(1, 3, 0.75, 0.5)])
+    found = read_recording(text(HEADER, *RECORDS, FIGURES, busy), "a.rec")
+    _, traffic = replayed(found, "a")
+    detail = recorded_detail(found, traffic)
+    assert detail.requests == [1, 2]
+    assert detail.shares == pytest.approx([(1 / 3) / (2 / 2.5), (2 / 3) / (0.5 / 2.5)])
+    assert detail.quantiles[-1] == (1.0, 2.5)
+    assert detail.moments == [3.0, 5.0]
+    assert detail.pending == [[0, 0], [0, 3]]
+    assert detail.busy == [[0.0, 0.0], [0.0, 0.75]]
 
 
 def test_every_request_of_a_replay_is_answered() -> None:

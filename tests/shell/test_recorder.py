@@ -59,6 +59,20 @@ def test_a_full_disk_ends_it_with_one_line() -> None:
     assert recorder.take_lost() == 1
 
 
+def test_a_disk_that_takes_it_bit_by_bit_gets_all_of_it() -> None:
+    written: list[bytes] = []
+
+    class Narrow(io.BytesIO):
+        def write(self, data: Any, /) -> int:
+            written.append(bytes(data[:7]))
+            return len(written[-1])
+
+    recorder = Recorder(Narrow(), print)
+    recorder.take(RECORD)
+    recorder.close()
+    assert b"".join(written) == b"[1.234568,2,3,0.0,0.125,0,7]\n"
+
+
 def test_a_slow_disk_costs_records_and_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WAITING_MAX", 100)
     recorder = Recorder(Slow(), print)
