@@ -135,6 +135,11 @@ def duration_text(seconds: float | None) -> str:
     return f"{sign}{minutes} min {rest} s"
 
 
+def seconds_text(seconds: float) -> str:
+    """A time in a narrow column: ``20.0 ms``, ``3.00 s``, and in seconds where it is long."""
+    return duration_text(seconds) if seconds < 60.0 else f"{seconds:,.0f} s"
+
+
 def number_text(value: float | None) -> str:
     """A number in about three digits, thousands separated: ``0.87``, ``12.5``, ``12,345``."""
     if value is None:

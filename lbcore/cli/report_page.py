@@ -13,25 +13,20 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from . import figures
-from .render import duration_text, share_text
+from .render import duration_text, seconds_text, share_text
 
 if TYPE_CHECKING:
     from lbcore.lab.runfile import RunFile
 
 
-def _compact(seconds: float) -> str:
-    """A time in a table: in seconds where it is long, so that columns stay narrow."""
-    return duration_text(seconds) if seconds < 60.0 else f"{seconds:,.0f} s"
-
-
 #: columns of the table of figures: key, title, how it is written
 COLUMNS: Final = (
-    ("mean", "mean", _compact),
-    ("p50", "p50", _compact),
-    ("p99", "p99", _compact),
-    ("p999", "p99.9", _compact),
+    ("mean", "mean", seconds_text),
+    ("p50", "p50", seconds_text),
+    ("p99", "p99", seconds_text),
+    ("p999", "p99.9", seconds_text),
     ("slowdown", "slow", lambda value: f"{value:,.2f}"),
-    ("makespan", "span", _compact),
+    ("makespan", "span", seconds_text),
     ("worst_share", "share", lambda value: f"{value:.2f}"),
     ("misroutes", "wrong", lambda value: share_text(value, 1)),
     ("idle", "idle", lambda value: share_text(value, 2)),

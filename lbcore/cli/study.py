@@ -15,7 +15,7 @@ import click
 
 from .exit_codes import ExitCode
 from .options import program_name
-from .render import Column, console, duration_text, make_table, print_json, printable
+from .render import Column, console, make_table, print_json, printable, seconds_text
 
 if TYPE_CHECKING:
     from lbcore.lab.scenario import Scenario
@@ -138,12 +138,12 @@ def print_figures(study: Study) -> None:
     titles = ["mean", "p50", "p99", "p99.9", "slow", "span", "share", "wrong", "idle"]
     table = make_table([Column("policy", "left"), *map(Column, titles + ["failed"] * fails)], 1)
     for name, row in rows.items():
-        cells = [duration_text(each) for each in (row.mean, row.p50, row.p99, row.p999)]
+        cells = [seconds_text(each) for each in (row.mean, row.p50, row.p99, row.p999)]
         cells += [f"{row.slowdown:.2f}", f"{row.makespan:,.0f} s", f"{row.worst_share:.2f}"]
         cells += [_part(row.misroutes), _part(row.idle)]
         if fails:
             cells.append(f"{row.lost} lost" if row.lost else f"{row.wasted:.2f}")
-        table.add_row(name, *cells)
+        table.add_row(name.replace(":", "\n "), *cells)
     console().print(table)
 
 
@@ -162,7 +162,7 @@ def _print_ratios(study: Study) -> None:
         for key in ("p99", "mean"):
             ratio = study.ratio(name, key, first)
             cells.append(f"{ratio.mean:.3f} ± {ratio.half:.3f}")
-        table.add_row(name, *cells)
+        table.add_row(name.replace(":", "\n "), *cells)
     console().print(table)
 
 

@@ -15,7 +15,7 @@ from .options import json_option
 from .render import print_json
 
 #: what lb imports when it runs, by the name of the distribution
-DEPENDENCIES = ("click", "loguru", "msgspec", "psutil", "PyYAML", "rich", "uvloop")
+DEPENDENCIES = ("click", "loguru", "matplotlib", "msgspec", "psutil", "PyYAML", "rich", "uvloop")
 
 
 @click.command(

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from random import Random
 from typing import Any, Final
 
+import msgspec
+
 from lbcore.core.actions import (
     Action,
     CancelRequest,
@@ -44,6 +46,9 @@ from .traffic import Traffic
 
 #: a run that is not over after so many times the time that its work takes is hopeless
 PATIENCE: Final = 50.0
+#: what a task that takes a second says of its size, where it says one
+SIZE_OF_A_SECOND: Final = 1000.0
+_encode = msgspec.msgpack.Encoder().encode
 _MANY: Final = 1 << 40
 
 
@@ -87,6 +92,7 @@ class Trial:
         self._reported = [(START_S, 0.0, 0.0)] * len(self.models)
         self._specs: list[dict[str, Any]] = [
             {"name": task.name, "cost": task.service_s, "idempotent": True}
+            | ({"size": {"name": "size", "place": 0}} if task.sized else {})
             for task in scenario.tasks
         ]
         self.client = 0
@@ -274,19 +280,27 @@ class Trial:
 
     def _arrive(self) -> None:
         """The next request comes, and all that come with it."""
-        moments, tasks, first = self.traffic.moments, self.traffic.tasks, self._next
-        moment, end, places = moments[first], first + 1, self._places
+        moments, first = self.traffic.moments, self._next
+        moment, end = moments[first], first + 1
         while end < len(moments) and moments[end] == moment:
             end += 1
         self._next = end
         high = self.client << 32
-        frames = [
-            REQUEST_HEADER.pack(0, Kind.REQUEST, 0, places[tasks[each]], high | each + 1, 0, 0)
-            for each in range(first, end)
-        ]
+        frames = [self._frame(high | each + 1, each) for each in range(first, end)]
         self.meter.arrived(end - first, self.world.now)
         self._perform(self.broker.client_data(self.client, b"".join(frames), self.world.now))
         self._plan_arrival()
+
+    def _frame(self, request_id: int, index: int) -> bytes:
+        """A request as a client sends it; one of a task with sizes says its size."""
+        place = self.traffic.tasks[index]
+        body = b""
+        if self.scenario.tasks[place].sized:
+            body = _encode([[round(self.traffic.sizes[index] * SIZE_OF_A_SECOND)], {}])
+        return (
+            REQUEST_HEADER.pack(len(body), Kind.REQUEST, 0, self._places[place], request_id, 0, 0)
+            + body
+        )
 
     def _original(self, sequence: int) -> tuple[int, int]:
         """Which request of the traffic that is, and how often it was repeated already."""
@@ -297,8 +311,7 @@ class Trial:
         self._sequence += 1
         self._repeats[self._sequence] = index, repeated + 1
         request_id = self.client << 32 | self._sequence
-        task = self._places[self.traffic.tasks[index]]
-        frame = REQUEST_HEADER.pack(0, Kind.REQUEST, 0, task, request_id, 0, 0)
+        frame = self._frame(request_id, index)
         self.meter.arrived(1, self.world.now)
         self._perform(self.broker.client_data(self.client, frame, self.world.now))
 
