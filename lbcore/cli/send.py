@@ -6,7 +6,8 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
@@ -28,6 +29,9 @@ from .result_checks import CHECKS
 from .run_cpu import RunCpu
 from .send_report import Outcome, outcome_json, print_failures, print_outcome
 from .tally import Tally
+
+if TYPE_CHECKING:
+    from .send_run import Watcher
 
 WINDOW_DEFAULT: Final = 1000
 PRIORITY_MAX: Final = 10
@@ -132,6 +136,8 @@ option, task or argument (nothing was sent); 3 no broker, or it was lost;
 @click.option(
     "--explain", "explained", is_flag=True, help="Show why the last requests went where they did."
 )
+@click.option("--save", metavar="FILE", help="Keep what came of it, for `report`.")
+@click.option("--report", metavar="FILE", help="Draw it (.html or .pdf).")
 @json_option("Print one JSON object instead of tables.")
 @config_options
 @address_options
@@ -149,6 +155,8 @@ def send(
     retry_busy: bool,
     durable: bool,
     explained: bool,
+    save: str | None,
+    report: str | None,
     as_json: bool,
     config: str,
     overrides: tuple[str, ...],
@@ -174,18 +182,28 @@ def send(
             seed=seed,
         )
         last: deque[int] | None = deque(maxlen=_EXPLAINED_MAX) if explained else None
-        outcome, stop = run_plan(
-            client,
-            target,
-            plan,
-            Sending(window, rate, timeout, priority, retry_busy, durable),
-            last,
-        )
+        sending = Sending(window, rate, timeout, priority, retry_busy, durable)
+        with _watcher(target, save or report) as watcher:
+            outcome, stop = run_plan(client, target, plan, sending, last)
         decisions = None
         if last is not None and stop is None:
             decisions = client.explain(list(last))
     _show(outcome, decisions, as_json)
+    if watcher is not None:
+        from .run_files import write_runs
+        from .send_run import run_of_send
+
+        write_runs([run_of_send(outcome, watcher)], save, report)
     return _exit_code(outcome, stop)
+
+
+def _watcher(target: Target, wanted: str | None) -> AbstractContextManager[Watcher | None]:
+    """What looks at the workers meanwhile, for a report."""
+    if wanted is None:
+        return nullcontext()
+    from .send_run import Watcher
+
+    return Watcher(target)
 
 
 class Sending(NamedTuple):
