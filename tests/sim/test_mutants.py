@@ -111,9 +111,9 @@ MISTAKES = [
     ),
     Mistake(
         "a cancelled request that is given back is remembered for ever",
-        "core/broker.py",
-        "                ledger.answered.discard(request_id)\n                ledger.grace",
-        "                ledger.grace",
+        "core/losses.py",
+        "        elif request_id in ledger.answered:\n            ledger.answered.discard(request_id)\n",
+        "        elif request_id in ledger.answered:\n",
     ),
     Mistake(
         "deadlines come too early",
