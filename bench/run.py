@@ -16,6 +16,10 @@ def main() -> int:
         from bench.chaos.command import run_command as run_chaos
 
         return run_chaos(sys.argv[2:])
+    if sys.argv[1:2] == ["hog"]:
+        from bench.hog import run_command as run_hog
+
+        return run_hog(sys.argv[2:])
     from bench.command import run_command
 
     return run_command()

@@ -25,7 +25,7 @@ SIZE_CLASSES: Final = 64
 #: classes for each doubling of the size
 CLASSES_PER_OCTAVE: Final = 2.0
 #: larger bodies are not decoded: their length has to do
-DECODED_BYTES_MAX: Final = 1 << 16
+DECODED_BYTES_MAX: Final = 1 << 12
 
 _decode = msgspec.msgpack.Decoder().decode
 

@@ -112,8 +112,8 @@ MISTAKES = [
     Mistake(
         "a cancelled request that is given back is remembered for ever",
         "core/losses.py",
-        "        elif request_id in ledger.answered:\n            ledger.answered.discard(request_id)\n",
-        "        elif request_id in ledger.answered:\n",
+        "        elif request_id in ledger.answered:\n            ledger.answered.discard(",
+        "        elif request_id in ledger.answered:\n            set().discard(",
     ),
     Mistake(
         "deadlines come too early",
