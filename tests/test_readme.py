@@ -97,7 +97,8 @@ def test_the_tour_works_word_by_word(tmp_path: Path) -> None:
     """In a folder that looks like a clone, on free ports; what sleeps is sent less often."""
     lines = tour()
     assert lines[0] == "python lb.py up -d"
-    assert lines[-1] == "python lb.py down"
+    assert lines[-2] == "python lb.py down"
+    assert lines[-1].endswith("--report quarter.html")
     (addition,) = [block.text for block in BLOCKS[README] if block.text.startswith("  - {name:")]
     (tmp_path / "lb.py").symlink_to(REPOSITORY / "lb.py")
     config = tmp_path / "config.yaml"
