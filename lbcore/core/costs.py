@@ -61,6 +61,11 @@ class TaskCost:
         #: successes seen
         self.count = 0
 
+    @property
+    def uncertainty(self) -> float:
+        """Half the spread of its times, in logarithms; much as long as it was never seen."""
+        return self.noise if self.count else NOISE_MAX
+
     def guess(self, other: TaskCost, factor: float) -> None:
         """Take it for ``factor`` times another one until there is a sample."""
         self.mean_s = max(other.mean_s * factor, SERVICE_MIN_S)

@@ -64,6 +64,7 @@ class Worker:
         "position",
         "restarts",
         "rss_bytes",
+        "running_noise",
         "running_s",
         "samples",
         "solo",
@@ -99,6 +100,8 @@ class Worker:
         self.done_at = 0.0
         #: expected seconds of the request at the head; kept by ``refresh``
         self.running_s = 0.0
+        #: and how uncertain that is: half the spread of such times, in logarithms
+        self.running_noise = 0.0
         #: seconds of queued requests that a choice in progress has reserved here
         self.virtual_s = 0.0
         #: a request that failed fast still counts as work until then
@@ -195,12 +198,14 @@ class Worker:
             total += count * costs[task].service_s(speed)
         if len(self.counts) == 1:
             running = total / len(inflight)
+            self.running_noise = costs[task].uncertainty
         else:
             head = next(iter(inflight.values()))
             task = head[6] | head[7] << 8
             if task in self.fleet.sized.arguments:
                 task = self.fleet.sized.kind(head)
             running = costs[task].service_s(speed)
+            self.running_noise = costs[task].uncertainty
         self.running_s = running
         waiting = total - running
         if self.concurrency > 1:
@@ -216,14 +221,17 @@ class Worker:
     def backlog_s(self, now: float) -> float:
         """Expected seconds until a request sent now would begin to run.
 
-        The residual of a running request is ``max(s - age, beta * age)``, the second only when it
-        is near or past its time.
+        The residual of a running request is ``max(s - age, spread * age, beta * (age - s))``: what
+        is left of its time; where such times vary, a part of its age (of a heavy tail, whoever has
+        run for long will run for long); and when it is past its time, the more the later.
         """
         backlog = self.done_at - now
         if self.inflight and self.running_s:
             age = now - self.head_at
             if age * (1.0 + OVERDUE_GROWTH) >= self.running_s:
-                backlog += max(0.0, OVERDUE_GROWTH * age - (self.running_s - age))
+                late_s = age - self.running_s
+                rest_s = max(2.0 * self.running_noise * age, OVERDUE_GROWTH * late_s)
+                backlog += max(0.0, rest_s + late_s)
         return (backlog if backlog > 0.0 else 0.0) + self.virtual_s
 
     def load(self, task: int, now: float) -> float:

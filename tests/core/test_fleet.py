@@ -54,6 +54,19 @@ def test_what_runs_longer_than_expected_counts_more_and_more(drive: Drive) -> No
     assert loads == pytest.approx([5.0, 5.0, 7.5, 10.0, 12.5, 15.0, 17.5, 20.0, 22.5, 25.0])
 
 
+def test_what_always_takes_the_same_is_nearly_done_when_it_nearly_is(drive: Drive) -> None:
+    driver = drive(workers=1, tasks=[spec("nap", 10.0)])
+    client = warm(driver, "nap", 10.0)
+    worker = driver.fleet.workers[0]
+    driver.send(client, "nap")
+    loads = []
+    for _ in range(5):
+        driver.advance(4.0)
+        loads.append(worker.backlog_s(driver.now))
+    # 10 s known: max(10 - age, (age - 10) / 2)
+    assert loads == pytest.approx([6.0, 2.0, 1.0, 3.0, 5.0], abs=0.01)
+
+
 def test_after_an_answer_the_next_one_begins(drive: Drive) -> None:
     driver = drive(workers=1, tasks=[spec("nap", 0.002)])
     client = warm(driver, "nap", 0.002)
