@@ -162,8 +162,9 @@ class Fleet:
         worker.learn_at = now + LEARN_EVERY_S
         del worker.samples[task]
         total, seconds, cpu_share = sums
-        speed, availability = worker.speed(), worker.availability_at_time(now)
-        policy, known = self.policy, (cost.mean_s, cost.log_cost)
+        policy, speed, known = self.policy, worker.speed(), (cost.mean_s, cost.log_cost)
+        # what counts for nothing in a choice must explain nothing here
+        availability = worker.availability_at_time(now) if policy.cpu_weight else 1.0
         shift = cost.learn(seconds / total, int(total), speed, availability, cpu_share)
         if task > TASK_MASK:
             # what its requests of all sizes cost

@@ -93,6 +93,8 @@ class Reports:
     delay_s: float = 0.0
     #: what each says, instead of the truth: "idle", "busy" or "nan"
     lie: str = ""
+    #: numbers of the workers whose reports do, counted from 1; none: all
+    workers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

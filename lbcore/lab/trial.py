@@ -263,7 +263,7 @@ class Trial:
             "cores": model.slots,
             "busy_s": used + others,
         }
-        if reports.lie:
+        if reports.lie and (not reports.workers or number + 1 in reports.workers):
             figures |= _LIES[reports.lie](wall_s)
         world.after(reports.delay_s, self._take_report, number, figures)
         world.after(reports.every_s, self._report, number)
