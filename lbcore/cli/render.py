@@ -30,6 +30,7 @@ STATE_STYLES = {
     "RUNNING": "green",
     "STARTING": "yellow",
     "BACKOFF": "yellow",
+    "EJECTED": "yellow",
     "DRAIN": "cyan",
     "STOPPING": "cyan",
     "EXITED": "red",

@@ -79,6 +79,7 @@ pending: requests sent to the worker and not answered; backlog: expected
 seconds of that work; CPU: of its process and children, 100% is one core;
 speed: learned, 1 is the declared unit; load: the backlog by its weight in
 the policy, to which a choice adds the time of the request itself.
+EJECTED: it failed what others do, and rests until it may try again.
 
 \b
 Exit codes: 0 all workers are RUNNING; 1 one is not, or the broker is down;
@@ -179,7 +180,7 @@ def print_facts(screen: Console, facts: Facts) -> None:
     for worker in facts["workers"]:
         table.add_row(
             shorten(worker["name"], name_width),
-            state_text(worker["state"]),
+            state_text(_state(worker)),
             short_count_text(worker["pending"]),
             duration_text(worker["backlog_s"]),
             share_text(worker["cpu"]),
@@ -193,6 +194,12 @@ def print_facts(screen: Console, facts: Facts) -> None:
     if facts.get("explain"):
         screen.print()
         print_decisions(screen, facts["explain"])
+
+
+def _state(worker: Facts) -> str:
+    """The state of its process, or that it gets no work."""
+    is_out = worker["state"] == "RUNNING" and worker.get("ejected_s") is not None
+    return "EJECTED" if is_out else str(worker["state"])
 
 
 def _store_lines(store: Facts | None) -> list[str]:
@@ -265,7 +272,7 @@ def _show(facts: Facts, as_json: bool) -> None:
 
 
 def _exit_code(facts: Facts) -> int:
-    states = [worker["state"] for worker in facts["workers"]]
+    states = [_state(worker) for worker in facts["workers"]]
     states.append(facts["broker"].get("state", "RUNNING"))
     return ExitCode.OK if set(states) == {"RUNNING"} else ExitCode.FAILED
 

@@ -22,6 +22,7 @@ from .children import ChildState
 from .clients import ClientRecord
 from .costs import TaskCost
 from .dispatch import dispatch
+from .ejection import forget, have_needed_back, try_again
 from .endings import drop_client, expire, press
 from .errors import ProtocolError
 from .frames import CONTROL_BYTES_MAX, FrameBuffer, Kind, control_frame
@@ -200,6 +201,7 @@ class Broker(StoreSide):
             worker.concurrency = worker.config.concurrency
         worker.successes = worker.failures_in_row = 0
         worker.ghost_until = 0.0
+        forget(ledger, worker)
         # an error with its traceback may be larger than a small limit on requests
         bytes_max = max(ledger.reply_bytes_max, CONTROL_BYTES_MAX)
         ledger.buffers[number] = FrameBuffer(bytes_max)
@@ -360,6 +362,8 @@ class Broker(StoreSide):
                 give_up_placeholder(ledger, key, now, outbox)
             case Alarm.HEDGE:
                 look(ledger, now, outbox)
+            case Alarm.EJECTED:
+                try_again(ledger, key, now)
 
     # ---- stopping ------------------------------------------------------------------------------
 
@@ -379,6 +383,8 @@ class Broker(StoreSide):
         if ledger.suspects:
             send_suspects(ledger, now, outbox)
         if ledger.queue.count:
+            dispatch(ledger, now, outbox)
+        if ledger.ejected and have_needed_back(ledger, now):
             dispatch(ledger, now, outbox)
         ledger.idling.look(ledger.fleet, ledger.in_flight, now)
         if ledger.topology.policy.hedge:

@@ -86,6 +86,8 @@ def dispatch(ledger: Ledger, now: float, outbox: Outbox) -> None:
             continue
         quantum = 1 if cost_s * 2 > RUN_S else min(RUN_MAX, int(RUN_S / cost_s))
         explain = run.explain
+        if worker.standing:
+            quantum = 1
         entries = queue.take(min(room, quantum), cost_s)
         send(ledger, worker, task, entries, now, outbox, explain)
     if held or passed:
@@ -113,7 +115,7 @@ def start_now(ledger: Ledger, task: int, entries: list[Entry], now: float, outbo
         room = fleet.room(worker, task, now)
     else:
         room = BOUND_MAX - len(worker.inflight)
-    if room < count:
+    if room < count or (worker.standing and count > 1):
         return False
     send(ledger, worker, task, entries, now, outbox)
     return True
@@ -172,6 +174,9 @@ def send(
             ledger.stall_at = now + STALL_CHECK_S
         ledger.loaded.add(worker)
     ledger.changed(worker, now)
+    if worker.standing:
+        # one request is its trial
+        ledger.refresh_ready(worker, now)
     if ledger.follows:
         tell_sent(ledger, worker, task, entries, before, now)
     durable = ledger.durable

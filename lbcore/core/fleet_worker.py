@@ -6,6 +6,7 @@ Only ``broker.py`` and what it calls change these records; policies read them.
 from __future__ import annotations
 
 import math
+from enum import IntEnum
 from typing import Final, Protocol
 
 from .children import ChildState
@@ -20,6 +21,16 @@ OVERDUE_GROWTH: Final = 0.5
 SPEED_STEP: Final = 0.05
 #: how long an availability that fades with age is taken as constant
 SPEED_VALID_S: Final = 0.05
+
+
+class Standing(IntEnum):
+    """Whether a worker gets work, by how it did so far."""
+
+    GOOD = 0
+    #: it gets one request, to show whether it works again
+    ON_TRIAL = 1
+    #: ejected: it gets nothing
+    OUT = 2
 
 
 class Shared(Protocol):
@@ -70,6 +81,7 @@ class Worker:
         "solo",
         "speed_class",
         "stamp",
+        "standing",
         "state",
         "successes",
         "tasks",
@@ -109,6 +121,7 @@ class Worker:
         self.completed = 0
         self.failed = 0
         self.failures_in_row = 0
+        self.standing = Standing.GOOD
         self.successes = 0
         #: task number -> [successes, seconds, CPU share] not yet learned from, and when to
         self.samples: dict[int, list[float]] = {}
@@ -143,6 +156,14 @@ class Worker:
     def pending(self) -> int:
         """Requests sent to the worker and not yet answered."""
         return len(self.inflight)
+
+    @property
+    def is_barred(self) -> bool:
+        """Spared, kept for one request, ejected, or on trial with the one request that it has."""
+        if self.draining or self.solo:
+            return True
+        standing = self.standing
+        return standing is Standing.OUT or (standing is Standing.ON_TRIAL and bool(self.inflight))
 
     def speed(self) -> float:
         """Learned speed; 1 is the fleet's declared unit."""

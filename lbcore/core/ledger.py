@@ -329,8 +329,8 @@ class Ledger(SideTables):
         return self.fleet.costs[task].count + int(unlearned)
 
     def refresh_ready(self, worker: Worker, now: float) -> None:
-        """Let a worker take new work if it may: connected, not spared, not kept for a request."""
-        ready = worker.number in self.buffers and not (worker.draining or worker.solo)
+        """Let a worker take new work if it may: connected, not spared, ejected or kept free."""
+        ready = worker.number in self.buffers and not worker.is_barred
         if ready != (worker.position >= 0):
             self.fleet.set_ready(worker, ready)
             self.changed(worker, now)
@@ -358,7 +358,7 @@ class Ledger(SideTables):
             assert sum(worker.counts.values()) == worker.pending, worker.name
             assert worker.virtual_s == 0.0, worker.name
             assert worker.number in self.buffers or not worker.pending, worker.name
-            assert worker.position < 0 or not (worker.draining or worker.solo), worker.name
+            assert worker.position < 0 or not worker.is_barred, worker.name
             assert worker.position < 0 or worker.name in fleet.by_name, worker.name
             assert all(count > 0 for count in worker.counts.values())
         ready = [worker for worker in fleet.ready if worker.pending < worker.concurrency]

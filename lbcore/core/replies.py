@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from .actions import CancelRequest, Outbox
+from .ejection import judge
 from .errors import ProtocolError, Status
 from .fleet import Worker
 from .following import tell_answered
@@ -96,18 +97,26 @@ def read_replies(ledger: Ledger, worker: Worker, data: bytes, now: float, outbox
     if before == 1 and count == 1 and not run_tag >> 8 & 0xFF:
         ledger.fleet.observe_transit(now - head_at - seconds)
     if len(worker.inflight) != before:
-        _requests_left(ledger, worker, before, data, offset, now)
+        _requests_left(ledger, worker, before, data, offset, now, outbox)
     if wrong:
         raise ProtocolError(wrong)
     return data[offset:]
 
 
 def _requests_left(
-    ledger: Ledger, worker: Worker, before: int, data: bytes, end: int, now: float
+    ledger: Ledger,
+    worker: Worker,
+    before: int,
+    data: bytes,
+    end: int,
+    now: float,
+    outbox: Outbox,
 ) -> None:
     """A worker has fewer requests than the ``before`` it had: those of the replies up to ``end``
     are done."""
     settle(ledger, worker, before, now)
+    if worker.failures_in_row or worker.standing:
+        judge(ledger, worker, now, outbox)
     if ledger.follows:
         tell_answered(ledger, worker, data, end, now)
     if worker.solo:
@@ -218,6 +227,8 @@ def _book(
     worker.completed += count
     worker.successes += count
     worker.failures_in_row = 0
+    if ledger.failures.last:
+        ledger.failures.succeeded(worker, task)
     if 0.0 <= mean_s < SERVICE_MAX_S and left >= 0:
         cpu = tail >> 16
         cpu_share = -1.0 if cpu == CPU_UNKNOWN else cpu / CPU_SCALE
@@ -229,6 +240,7 @@ def _suspect(
 ) -> None:
     """A worker that fails everything fast is not idle: what it skipped still counts as work."""
     worker.failures_in_row += count
+    ledger.failures.failed(worker, task, ledger.fleet.costs[task].count)
     if not ledger.fleet.policy.guard_failures:
         return
     if worker.failures_in_row >= FAILURES_SUSPECT and ledger.fleet.costs[task].count:
@@ -258,3 +270,5 @@ def settle(ledger: Ledger, worker: Worker, before: int, now: float) -> None:
         ledger.loaded.discard(worker)
         ledger.recalled.discard(worker.number)
     ledger.changed(worker, now)
+    if worker.standing:
+        ledger.refresh_ready(worker, now)

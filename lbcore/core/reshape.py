@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from .actions import Drained, Note, Outbox, Recall
 from .children import ChildState
+from .ejection import end_all, forget
 from .errors import UnknownTask
 from .fleet import Worker
 from .frames import Kind, control_frame, task_of
@@ -95,6 +96,8 @@ def _change_policy(ledger: Ledger, topology: Topology, now: float, outbox: Outbo
     ledger.policy = ledger.policies[topology.policy.name](fleet, ledger.policy.rng)
     ledger.sent.clear()
     ledger.heed_policy()
+    if not topology.policy.eject:
+        end_all(ledger, now)
     for worker in fleet.ready:
         ledger.changed(worker, now)
     if was_late == ledger.policy.late_binding:
@@ -126,6 +129,7 @@ def retire(ledger: Ledger, worker: Worker, now: float) -> None:
     worker.state, worker.pid = ChildState.EXITED, None
     worker.successes = worker.failures_in_row = 0
     worker.samples.clear()
+    forget(ledger, worker)
     ledger.changed(worker, now)
 
 

@@ -98,6 +98,7 @@ POLICY_KEYS: Final[Mapping[str, Reader]] = {
     "learn_speeds": Switch(),
     "fade_reports": Switch(),
     "guard_failures": Switch(),
+    "eject": Switch(),
     "slow_start": Switch(),
 }
 LOGS_KEYS: Final[Mapping[str, Reader]] = {

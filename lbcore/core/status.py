@@ -75,6 +75,7 @@ def system_status(broker: Broker, now: float) -> dict[str, Any]:
             "backlog_s": ledger.backlog_s(now),
             "transit_s": ledger.fleet.transit_s,
             "idle_while_queued_s": ledger.idling.seconds,
+            "ejections": ledger.ejections_count,
         },
         "durable": _durable_status(ledger),
         "clients": [_client_status(ledger, client) for client in ledger.clients.values()],
@@ -133,6 +134,8 @@ def _worker_status(ledger: Ledger, worker: Worker, now: float) -> dict[str, Any]
         "completed": worker.completed,
         "failed": worker.failed,
         "restarts": worker.restarts,
+        # how long it gets no work yet; 0: it has its trial now, or waits for it
+        "ejected_s": ledger.ejected_s(worker.number, now),
         "rss_bytes": worker.rss_bytes,
     }
 

@@ -79,6 +79,8 @@ class PolicyConfig:
     fade_reports: bool = True
     #: off: a request that failed in no time took no time
     guard_failures: bool = True
+    #: off: a worker that fails what others do goes on getting work
+    eject: bool = True
     #: off: a worker that is new may have requests waiting there at once
     slow_start: bool = True
 

@@ -10,7 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from enum import IntEnum
 from typing import Any, Final, NamedTuple, Protocol
 
+from .failures import Failures
 from .fleet import Worker
+from .fleet_worker import Standing
 from .frames import SEQUENCE_BITS, SEQUENCE_MASK
 from .idling import IdleMeter
 from .quarantine import Quarantine
@@ -38,6 +40,8 @@ class Alarm(IntEnum):
     ADOPTED = 5
     #: running requests are looked at, whether one takes too long (0)
     HEDGE = 6
+    #: a worker that was ejected may try again (its number)
+    EJECTED = 7
 
 
 class Recorder(Protocol):
@@ -52,6 +56,15 @@ class Recorder(Protocol):
     ) -> None:
         """A worker has answered this one."""
         ...
+
+
+class Ejection(NamedTuple):
+    """The last time that a worker was ejected."""
+
+    #: how many there were that followed each other
+    times: int
+    #: when it may try again; or when it came back
+    until: float
 
 
 class Missing(NamedTuple):
@@ -94,6 +107,10 @@ class SideTables:
         "deaths",
         "deaths_before",
         "died_under",
+        "ejected",
+        "ejections",
+        "ejections_count",
+        "failures",
         "follows",
         "grace",
         "hedge_is_due",
@@ -158,6 +175,12 @@ class SideTables:
         self.copies = 0
         self.quarantine = Quarantine()
         self.idling = IdleMeter()
+        #: who failed what; the workers that are out or on trial for it; and by number of a worker
+        #: its last ejection
+        self.failures = Failures()
+        self.ejected: set[int] = set()
+        self.ejections: dict[int, Ejection] = {}
+        self.ejections_count = 0
         #: (when, what for, key)
         self.alarms: list[tuple[float, Alarm, int]] = []
 
@@ -175,6 +198,12 @@ class SideTables:
         """A second run is over, or was lost."""
         request_id = self.hedges.pop(copy, 0)
         self.hedged.pop(request_id, None)
+
+    def ejected_s(self, number: int, now: float) -> float | None:
+        """How long that worker gets no work yet; 0 when it is on trial; None if it is not out."""
+        if number not in self.ejected:
+            return None
+        return max(0.0, self.ejections[number].until - now)
 
     def special_ids(self, client: int = 0) -> list[int]:
         """The ids of what is neither in the queue nor with a worker, of one client or of all."""
@@ -215,6 +244,10 @@ class SideTables:
                 assert is_kept_free or worker.solo in worker.inflight, worker.name
                 # repeats of what it began before may be there, too: it answers, and runs none
         watched = {(what, key) for _, what, key in self.alarms}
+        for worker in workers:
+            assert bool(worker.standing) == (worker.number in self.ejected), worker.name
+            is_out = worker.standing is Standing.OUT
+            assert not is_out or (Alarm.EJECTED, worker.number) in watched, worker.name
         assert all((Alarm.MISSING, each.worker) in watched for each in self.missing.values())
         assert all((Alarm.GRACE, request_id) in watched for request_id in self.grace)
         pinned = {request_id for each in self.pinned.values() for request_id in each}

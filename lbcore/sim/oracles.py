@@ -65,6 +65,8 @@ class Books:
         #: id -> when a process last died while it ran it; and since when the present broker works
         self._died_at: dict[int, float] = {}
         self.broker_since = 0.0
+        #: requests that a worker failed, whatever they are
+        self.soured: set[int] = set()
         #: task -> its requests that used up their attempts
         self.spent: Counter[str] = Counter()
         #: processes that died, and those of them that their task killed
@@ -291,7 +293,8 @@ class ClientBooks:
             case Status.OK:
                 return f"the result is {body!r}, not that of this request"
             case Status.TASK_ERROR:
-                return "" if profile.deed is Deed.FAIL else "its task does not fail"
+                failed = profile.deed is Deed.FAIL or request_id in books.soured
+                return "" if failed else "its task does not fail"
             case Status.BUSY | Status.SHUTTING_DOWN | Status.UNKNOWN_TASK:
                 return f"it was begun {starts} times" if starts else ""
             case Status.DEADLINE_EXCEEDED:

@@ -20,7 +20,7 @@ from .broker_process import BrokerProcess
 from .catalogue import Deed
 from .client_process import ClientProcess, Habits
 from .fairness import check_fairness
-from .faults import SHARES, draw_faults, strike
+from .faults import SHARES, UNUSUAL_SHARES, draw_faults, strike
 from .oracles import Violation, text
 from .supervisor import BROKER
 from .system import System
@@ -96,16 +96,18 @@ class Run:
         self.plan = plan
         random = Random(plan.seed)
         self.world = World(random.getrandbits(64), trace)
-        topology = _draw_topology(random, _UNUSUAL.get(plan.seed % 10, {}))
+        unusual = _UNUSUAL.get(plan.seed % 10, {})
+        shares = UNUSUAL_SHARES if unusual else SHARES
+        topology = _draw_topology(random, unusual)
         seconds = max(1.0, plan.requests * SECONDS_EACH)
         self.traffic_s = seconds
         clients = random.randint(1, 5)
         self._habits = [
             _draw_habits(random, plan.requests // clients + 1, seconds) for _ in range(clients)
         ]
-        kinds = {kind: share for kind, share in SHARES.items() if random.random() < 0.7}
+        kinds = {kind: share for kind, share in shares.items() if random.random() < 0.7}
         count = int(plan.requests / 100 * FAULTS_PER_HUNDRED)
-        self.faults = draw_faults(random, kinds or SHARES, count, seconds)
+        self.faults = draw_faults(random, kinds or shares, count, seconds)
         if plan.keep is not None:
             self.faults = [fault for fault in self.faults if fault.number in plan.keep]
         #: faults that happened, by kind
@@ -257,7 +259,8 @@ class Run:
         if left := {what: count for what, count in rest.items() if count}:
             books.fail(f"when all is quiet the broker still remembers {left}")
         for worker in ledger.fleet.by_name.values():
-            if worker.position < 0:
+            # the trial of one that is ejected waits for a request
+            if worker.position < 0 and not ledger.ejected_s(worker.number, self.world.now):
                 books.fail(f"{worker.name} is not ready")
 
 

@@ -43,6 +43,7 @@ class WorkerEnd(Process):
         "_ends",
         "books",
         "config",
+        "is_sour",
         "link",
         "memory",
         "pid",
@@ -66,6 +67,7 @@ class WorkerEnd(Process):
         self.link: Link | None = None
         #: how many times longer everything takes at present
         self.slowness = 1.0
+        self.is_sour = False
         self._controls: list[End] = []
         #: every connection it has, in the order in which they came
         self._ends: list[End] = []

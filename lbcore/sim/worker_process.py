@@ -152,7 +152,11 @@ class WorkerProcess(WorkerEnd):
         """The first ones of the batch are done."""
         add, unit_s, now = link.replies.add, self._batch_unit_s, self.world.now
         for request_id, number, body in self._batch[:count]:
-            add(request_id, number, 0, body, unit_s, now)
+            if self.is_sour:
+                self.books.soured.add(request_id)
+                add(request_id, number, int(Status.TASK_ERROR), _FAILED, unit_s, now)
+            else:
+                add(request_id, number, 0, body, unit_s, now)
         del self._batch[:count]
 
     def catch_up(self) -> None:
@@ -209,7 +213,9 @@ class WorkerProcess(WorkerEnd):
         status = 0
         if stopped:
             status, body = int(Status.CANCELLED), _STOPPED
-        elif profile.deed is Deed.FAIL:
+        elif self.is_sour or profile.deed is Deed.FAIL:
+            if self.is_sour:
+                self.books.soured.add(request_id)
             status, body = int(Status.TASK_ERROR), _FAILED
         link.replies.add(request_id, number, status, body, now - began, now)
         if self.config.concurrency > 1:
@@ -242,8 +248,9 @@ class WorkerProcess(WorkerEnd):
         self.die("code 0")
 
     def recover(self) -> None:
-        """It is as fast as ever again."""
+        """It is as fast and as good as ever again."""
         self.slowness = 1.0
+        self.is_sour = False
 
     def die(self, cause: str, reason: str = "") -> None:
         """The process ends now; what it ran stays written in its slot.

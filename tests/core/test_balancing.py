@@ -9,6 +9,7 @@ import pytest
 
 from lbcore.core.errors import Status
 from lbcore.core.policies import POLICIES
+from lbcore.core.topology import PolicyConfig
 from tests.core.driver import spec, weighted
 from tests.core.simulation import Simulation, one_at_a_time, poisson
 
@@ -264,7 +265,10 @@ def test_a_worker_that_fails_fast_does_not_attract_the_load(seconds: float) -> N
     def status(task: str, worker: int) -> int:
         return Status.TASK_ERROR if worker == bad and len(simulation.outcomes) >= 60 else 0
 
-    simulation = Simulation(3, tasks=[spec("job", seconds)], service=service, status=status)
+    # or it would be ejected, and draw nothing at all
+    policy = PolicyConfig(eject=False)
+    tasks = [spec("job", seconds)]
+    simulation = Simulation(3, policy, tasks=tasks, service=service, status=status)
     simulation.arrivals(poisson(2.0 / seconds, 600))
     simulation.run()
     late = simulation.outcomes[100:]

@@ -11,6 +11,7 @@ from lbcore.core.errors import Status
 from lbcore.core.policies.peak_ewma import DECAY_S, PENALTY_S, PeakEwma
 from lbcore.core.policies.prequal import LATENCIES, LATENCY_VALID, POOL, Prequal
 from lbcore.core.policies.weighted_cpu import BLACKOUT_S, EXPIRY_S, RATIO_MAX, WeightedCpu
+from lbcore.core.topology import PolicyConfig
 from tests.core.choices import Drive, chosen, learn, reason, shares
 from tests.core.driver import Driver, spec, weighted
 from tests.core.simulation import Simulation, poisson
@@ -77,7 +78,7 @@ def test_peak_ewma_counts_weights(drive: Drive) -> None:
 def test_those_that_go_by_latency_love_a_worker_that_fails_at_once(policy: str) -> None:
     simulation = Simulation(
         2,
-        policy,
+        PolicyConfig(name=policy, eject=False),
         seed=2,
         tasks=[spec("job", 0.1)],
         service=lambda task, worker: 1e-5 if worker == 1 else 0.1,
@@ -232,7 +233,7 @@ def test_weighted_cpu_forgets_a_worker_that_reports_no_more(drive: Drive) -> Non
 
 
 def test_weighted_cpu_punishes_failures(drive: Drive) -> None:
-    driver = drive(2, "weighted_cpu")
+    driver = drive(2, PolicyConfig(name="weighted_cpu", eject=False))
     work(driver, BLACKOUT_S + 3, [0.2, 0.2], fails=[1])
     good, bad = known(driver)
     assert bad < good / 2

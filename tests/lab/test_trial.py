@@ -97,9 +97,20 @@ def test_reports_that_lie_do_little_harm(lie: str) -> None:
 def test_clients_try_again_what_failed() -> None:
     change = {"workers": 1, "at_s": 0, "failing": True}
     scenario = scenario_of(changes=[change], retries=30, load=0.5)
+    measures = run(scenario, "least_load:eject=false")
+    assert (measures.failed, measures.lost) == (0.0, 0)
+    assert 0.0 < measures.wasted < run(scenario, "central_fifo:eject=false").wasted
+
+
+def test_a_worker_that_fails_everything_wastes_a_few_requests_and_one_for_each_trial() -> None:
+    scenario = replace(read_scenario(load_scenario("black_hole"), "black_hole"), requests=2000)
     measures = run(scenario)
     assert (measures.failed, measures.lost) == (0.0, 0)
-    assert 0.0 < measures.wasted < run(scenario, "central_fifo").wasted
+    out_s, ejections = 0.0, 0
+    while out_s < measures.makespan - scenario.changes[0].at_s:
+        ejections += 1
+        out_s += min(60.0, 5.0 * ejections)
+    assert 3 <= round(measures.wasted * 2000) <= 3 + ejections
 
 
 def test_a_worker_that_leaves_gives_its_requests_to_others() -> None:
