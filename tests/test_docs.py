@@ -266,9 +266,9 @@ def test_the_constants_of_balancing_are_those_of_the_code() -> None:
 def test_the_figures_in_the_text_of_balancing_are_the_constants() -> None:
     """The sentences that repeat a constant in other words."""
     text = " ".join((REPOSITORY / "docs" / "balancing.md").read_text().split())
-    costs, dispatch, fleet, broker, journal, least_load = (
+    costs, dispatch, fleet, rebalance, journal, least_load = (
         importlib.import_module(f"lbcore.core.{name}")
-        for name in ("costs", "dispatch", "fleet", "broker", "journal", "policies.least_load")
+        for name in ("costs", "dispatch", "fleet", "rebalance", "journal", "policies.least_load")
     )
     for sentence in (
         f"Within {least_load.TIE_BAND:.0%} loads are equal",
@@ -283,7 +283,7 @@ def test_the_figures_in_the_text_of_balancing_are_the_constants() -> None:
         f"| {fleet.PREFETCH_COST_RATIO:g} times the way",
         f"at least 1, at most {fleet.PREFETCH_MAX} |",
         f"Until a worker has had {fleet.WARM_UP} successes",
-        f"and at least {broker.STALL_MIN_S * 1000:g} ms, while",
+        f"and at least {rebalance.STALL_MIN_S * 1000:g} ms.",
         f"the last {journal.DECISIONS_KEPT:,} choices (fewer in large fleets: "
         f"{journal.VIEWS_KEPT:,} rows",
         f"in fleets of at most {journal.RECORD_WORKERS_MAX} workers also every one for tasks of "

@@ -15,9 +15,9 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
-from .actions import Action, CloseClient, CloseWorker, Note, Outbox, Recall, Write
+from .actions import Action, CloseClient, CloseWorker, Note, Outbox, Write
 from .children import ChildState
 from .clients import ClientRecord
 from .costs import TaskCost
@@ -29,9 +29,10 @@ from .frames import CONTROL_BYTES_MAX, FrameBuffer, Kind, control_frame
 from .hedging import look, watch
 from .history import NO_HISTORY, History
 from .intake import ClientLeft, read_requests
-from .ledger import STALL_CHECK_S, Ledger, no_ticket
+from .ledger import Ledger, no_ticket
 from .losses import give_up_missing, lose, note_deaths, take_back, worker_died
 from .policies import POLICIES, PolicyMaker, Random
+from .rebalance import is_late, rebalance, recall_from_stalled
 from .recovery import claim, look_at_time, release
 from .replies import end_solo, read_replies, settle
 from .reshape import drop_lost_tasks, follow_process, follow_topology, retire, tell_drained
@@ -48,10 +49,6 @@ from .retries import give_up_pinned, send_pinned, send_suspects
 from .storeside import StoreSide
 from .topology import Topology
 from .unusual import Alarm
-
-#: a worker whose running request is this late gives back what waits behind it
-STALL_MIN_S: Final = 0.05
-STALL_FACTOR: Final = 10.0
 
 
 class Broker(StoreSide):
@@ -275,7 +272,9 @@ class Broker(StoreSide):
             ledger.changed(worker, now)
             if worker.solo:
                 end_solo(ledger, worker, now)
-            outbox.add(Note("INFO", f"{len(entries)} requests taken back from {worker.name}"))
+            # where requests take milliseconds this is nothing special
+            level = "INFO" if worker.draining or is_late(worker, now) else "DEBUG"
+            outbox.add(Note(level, f"{len(entries)} requests taken back from {worker.name}"))
         return self._dispatched(now, outbox)
 
     def worker_report(self, number: int, report: Mapping[str, Any], now: float) -> list[Action]:
@@ -332,16 +331,7 @@ class Broker(StoreSide):
             self._ring(what, key, now, outbox)
         look_at_time(ledger, now, outbox)
         if ledger.loaded and ledger.stall_at <= now:
-            ledger.stall_at = now + STALL_CHECK_S
-            for worker in ledger.loaded:
-                late_s = now - worker.head_at
-                if (
-                    ledger.fleet.free_count
-                    and worker.number not in ledger.recalled
-                    and late_s > max(STALL_MIN_S, STALL_FACTOR * worker.running_s)
-                ):
-                    ledger.recalled.add(worker.number)
-                    outbox.add(Recall(worker.number))
+            recall_from_stalled(ledger, now, outbox)
         return self._dispatched(now, outbox)
 
     def _ring(self, what: Alarm, key: int, now: float, outbox: Outbox) -> None:
@@ -384,6 +374,8 @@ class Broker(StoreSide):
             send_suspects(ledger, now, outbox)
         if ledger.queue.count:
             dispatch(ledger, now, outbox)
+        if ledger.loaded and ledger.fleet.free_count and not ledger.queue.count:
+            rebalance(ledger, now, outbox)
         if ledger.ejected and have_needed_back(ledger, now):
             dispatch(ledger, now, outbox)
         ledger.idling.look(ledger.fleet, ledger.in_flight, now)

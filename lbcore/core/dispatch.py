@@ -159,6 +159,7 @@ def send(
     before = len(inflight)
     if not before:
         worker.head_at = now
+        worker.head_was_alone = True
     inflight.update(entries)
     added = len(inflight) - before
     worker.counts[task] = worker.counts.get(task, 0) + added

@@ -17,10 +17,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from .actions import Note, Outbox, Recall
+from .actions import Note, Outbox
 from .fleet import Fleet, Worker
 from .fleet_worker import Standing
 from .ledger import Ledger
+from .rebalance import recall
 from .unusual import Alarm, Ejection
 
 #: seconds without work after the first ejection, and at most after many in succession
@@ -62,9 +63,8 @@ def _eject(ledger: Ledger, worker: Worker, now: float, outbox: Outbox, what: str
     worker.standing, worker.failures_in_row = Standing.OUT, 0
     ledger.refresh_ready(worker, now)
     ledger.wake(now + seconds, Alarm.EJECTED, worker.number)
-    if worker.pending > worker.concurrency and worker.number not in ledger.recalled:
-        ledger.recalled.add(worker.number)
-        outbox.add(Recall(worker.number))
+    if worker.pending > worker.concurrency:
+        recall(ledger, worker, outbox)
     outbox.add(Note("WARNING", f"{worker.name} {what}: it gets no work for {seconds:.0f} s"))
 
 

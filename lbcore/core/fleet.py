@@ -28,7 +28,7 @@ PREFETCH_COST_RATIO: Final = 300.0
 #: the most requests that may wait at a worker behind those that run
 PREFETCH_MAX: Final = 512
 #: a worker's queue is kept worth this many transits: the broker answers once per loop turn
-PREFETCH_TRANSITS: Final = 2.0
+PREFETCH_TRANSITS: Final = 3.0
 #: a worker that joins a running system gets one request at a time until it has done this many
 WARM_UP: Final = 3
 #: tiny successes are learned from together, this often

@@ -65,6 +65,7 @@ class Worker:
         "fleet",
         "ghost_until",
         "head_at",
+        "head_was_alone",
         "inflight",
         "learn_at",
         "log_speed",
@@ -108,6 +109,8 @@ class Worker:
         self.counts: dict[int, int] = {}
         #: when the request now at the head of ``inflight`` began, as far as the broker can tell
         self.head_at = 0.0
+        #: it was sent to an idle worker: then ``head_at`` is when it was sent
+        self.head_was_alone = False
         #: expected moment of being done with everything pending; kept by ``refresh``
         self.done_at = 0.0
         #: expected seconds of the request at the head; kept by ``refresh``
@@ -254,6 +257,12 @@ class Worker:
                 rest_s = max(2.0 * self.running_noise * age, OVERDUE_GROWTH * late_s)
                 backlog += max(0.0, rest_s + late_s)
         return (backlog if backlog > 0.0 else 0.0) + self.virtual_s
+
+    def rest_s(self, now: float) -> float:
+        """Expected seconds until the request at the head is done, by the same rule."""
+        age = now - self.head_at
+        late_s = age - self.running_s
+        return max(-late_s, 2.0 * self.running_noise * age, OVERDUE_GROWTH * late_s)
 
     def load(self, task: int, now: float) -> float:
         """Expected seconds until a request of that task, sent now, would be done here.

@@ -94,7 +94,7 @@ def read_replies(ledger: Ledger, worker: Worker, data: bytes, now: float, outbox
     ledger.pass_on(client, data[segment:offset], count - segment_begin, outbox)
     if count > run_begin:
         _book(ledger, worker, run_tag, kind, count - run_begin, seconds, tail, now)
-    if before == 1 and count == 1 and not run_tag >> 8 & 0xFF:
+    if before == 1 and count == 1 and worker.head_was_alone and not run_tag >> 8 & 0xFF:
         ledger.fleet.observe_transit(now - head_at - seconds)
     if len(worker.inflight) != before:
         _requests_left(ledger, worker, before, data, offset, now, outbox)
@@ -263,7 +263,7 @@ def end_solo(ledger: Ledger, worker: Worker, now: float) -> None:
 def settle(ledger: Ledger, worker: Worker, before: int, now: float) -> None:
     """After requests left a worker: who runs now, since when, and who has room."""
     pending = len(worker.inflight)
-    worker.head_at = now
+    worker.head_at, worker.head_was_alone = now, False
     if worker.position >= 0 and pending < worker.concurrency <= before:
         ledger.fleet.free_count += 1
     if pending <= worker.concurrency:

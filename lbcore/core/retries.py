@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any, Final
 
-from .actions import Outbox, Recall
+from .actions import Outbox
 from .dispatch import send
 from .errors import WorkerLost
 from .fleet import Worker
 from .frames import Flag, task_of
 from .ledger import Ledger
+from .rebalance import recall
 from .unusual import Alarm
 
 #: the most requests with a death behind them that are looked at after one event
@@ -87,9 +88,8 @@ def _reserve(
     worker.solo = request_id
     ledger.reserved[request_id] = worker
     ledger.refresh_ready(worker, now)
-    if worker.pending > worker.concurrency and worker.number not in ledger.recalled:
-        ledger.recalled.add(worker.number)
-        outbox.add(Recall(worker.number))
+    if worker.pending > worker.concurrency:
+        recall(ledger, worker, outbox)
     return worker
 
 

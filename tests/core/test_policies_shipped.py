@@ -312,7 +312,7 @@ def test_central_fifo_keeps_workers_busy_with_tiny_requests(drive: Drive) -> Non
         driver.send(client, "tiny")
         driver.answer(0, service_s=1e-6)
         driver.answer(1, service_s=1e-6)
-    driver.send(client, "tiny", 2000)
+    driver.send(client, "tiny", 3000)
     assert min(driver.pending()) > 10, "they do not idle while an answer is on its way"
     assert driver.ledger.queue.count > 1000
     driver.finish()
