@@ -26,6 +26,11 @@ VARIABLE: Final = "COMPARE_WORKER"
 MODULE: Final = __name__
 #: no system call sleeps for ever
 _LONG_S: Final = 3600.0
+#: a sleep takes about so much longer than asked for, as a first guess; at most; and how far one
+#: that was later or earlier moves the guess
+_LATE_FIRST_S: Final = 0.00006
+_LATE_MAX_S: Final = 0.0005
+_LATE_STEP_S: Final = 0.000002
 
 Size = Annotated[float, msgspec.Meta(ge=0.0, le=86_400.0)]
 
@@ -93,6 +98,8 @@ class _Machine:
         self._moments = [span.at_s for span in plan.spans]
         self._start: float | None = None
         self.clock = _Clock()
+        #: how much longer than asked for the median sleep takes
+        self._late_s = _LATE_FIRST_S
 
     def pretend(self) -> None:
         """Have the time that a request sleeps reported as CPU time: only then it is to the broker
@@ -125,8 +132,18 @@ class _Machine:
             if rate:
                 self.clock.pretended_s += (end - now) * span.cpu_share(cpu)
             # by the clock, so that what one sleep takes too long is not added to the next
-            time.sleep(max(0.0, end - self.now()))
+            self._sleep_until(end)
             now = end
+
+    def _sleep_until(self, moment: float) -> None:
+        """Until that moment after the start; a sleep that was asked for takes some longer."""
+        left_s = moment - self.now() - self._late_s
+        if left_s > 0.0:
+            time.sleep(left_s)
+            late_s = self._late_s + self.now() - moment
+            # how late it usually is: of a machine that is busy nothing is learned
+            step_s = _LATE_STEP_S if late_s > self._late_s else -_LATE_STEP_S
+            self._late_s = min(_LATE_MAX_S, max(0.0, self._late_s + step_s))
 
     def spin(self, cpu: float, seconds: float) -> None:
         """As many seconds of work, the part that needs a core on a core."""
