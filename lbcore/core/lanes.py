@@ -15,6 +15,7 @@ quantum of each other lane away from it.
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable
 from typing import Final, Protocol
@@ -31,10 +32,8 @@ MERGED_BYTES: Final = 1024
 TAKEN_MAX: Final = 1024
 #: priorities beyond this count as this
 PRIORITY_MAX: Final = 10
-#: by order of cost, what comes may overtake requests of so many times its own work, for each worker
-OVERTAKEN_MAX: Final = 10.0
-#: and is compared with so many runs, from the end on
-COMPARED_MAX: Final = 64
+#: by order of cost, a request is due when so many times its own work was served, by each worker
+DUE_AFTER: Final = 30.0
 #: runs that were emptied from the middle are swept out when there are so many, and most are
 SWEEP_MIN: Final = 32
 
@@ -49,12 +48,12 @@ class Run:
 
     __slots__ = (
         "client",
+        "due_s",
         "entries",
         "explain",
         "lane",
         "left",
         "number",
-        "overtaken_s",
         "priority",
         "start",
         "task",
@@ -77,8 +76,8 @@ class Run:
         #: keep the numbers behind the choice
         self.explain = explain
         self.priority = priority
-        #: seconds of work that came later and went before it, by order of cost
-        self.overtaken_s = 0.0
+        #: by order of cost: when it is due, on the clock of its lane
+        self.due_s = 0.0
         #: where it waits, and its place in the order of arrival; both are the queue's affair
         self.lane: Lane | None = None
         self.number = 0
@@ -96,7 +95,9 @@ class Run:
         """The same requests in runs of at most ``RUN_ENTRIES``."""
         for begin in range(self.start, len(self.entries), RUN_ENTRIES):
             entries = self.entries[begin : begin + RUN_ENTRIES]
-            yield Run(self.client, self.task, entries, self.explain, self.priority)
+            piece = Run(self.client, self.task, entries, self.explain, self.priority)
+            piece.due_s = self.due_s
+            yield piece
 
 
 class Costs(Protocol):
@@ -255,24 +256,14 @@ class Lane:
         return False
 
     def place_by_cost(self, run: Run, costs: Costs) -> int:
-        """Where a run belongs in ``runs`` by order of cost: behind those that cost no more.
+        """Where a run belongs in ``runs`` by order of cost: the one that is due first goes first.
 
-        It overtakes nothing that was overtaken by enough already, so that nothing waits for ever.
+        A request is due when ``DUE_AFTER`` times its own work, for each worker, was served of this
+        lane since it came.  So what came with it and costs less goes before it, and whatever comes
+        later than that goes behind it: nothing waits for ever.
         """
-        runs, place = self.runs, len(self.runs)
-        cost_s = costs.seconds(run.task)
-        added_s = cost_s * run.left
-        lowest = max(0, place - COMPARED_MAX)
-        while place > lowest:
-            ahead = runs[place - 1]
-            ahead_s = costs.seconds(ahead.task)
-            bound_s = OVERTAKEN_MAX * ahead_s * costs.sharing()
-            if ahead.left and (ahead_s <= cost_s or ahead.overtaken_s + added_s > bound_s):
-                break
-            place -= 1
-        for behind in range(place, len(runs)):
-            runs[behind].overtaken_s += added_s
-        return place
+        run.due_s = self.tag + DUE_AFTER * costs.seconds(run.task) * costs.sharing()
+        return bisect_right(self.runs, run.due_s, key=_due_s)
 
     def rewind(self) -> None:
         """Back to the front: the look is over."""
@@ -287,6 +278,15 @@ class Lane:
         if self.removals > SWEEP_MIN and 2 * self.removals > len(self.runs):
             self.runs = deque(run for run in self.runs if run.left)
             self.removals = 0
+
+
+def _due_s(run: Run) -> float:
+    return run.due_s
+
+
+def _place(run: Run) -> tuple[float, int]:
+    """By order of cost when it is due; without one that is the same for all."""
+    return run.due_s, run.number
 
 
 class Parking:
@@ -321,7 +321,7 @@ class Parking:
         self._lanes.clear()
         self.tasks.clear()
         for lane in lanes:
-            runs = sorted([*lane.runs, *lane.parked.values()], key=lambda run: run.number)
+            runs = sorted([*lane.runs, *lane.parked.values()], key=_place)
             lane.runs = deque(runs)
             lane.parked.clear()
         return lanes

@@ -94,7 +94,7 @@ class RequestQueue:
         owner.size += size
         lane = owner.lanes.get(run.priority) or self._open(owner, run.priority)
         place = len(lane.runs)
-        if self.costs is not None and place:
+        if self.costs is not None:
             place = lane.place_by_cost(run, self.costs)
         last = lane.runs[place - 1] if place else None
         if (

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbcore.core.lanes import OVERTAKEN_MAX, Run
+from lbcore.core.lanes import DUE_AFTER, Run
 from lbcore.core.queue import RequestQueue
 from lbcore.core.topology import PolicyConfig
 from tests.core.driver import Driver
@@ -58,21 +58,66 @@ def test_what_takes_least_goes_first_and_equals_in_order() -> None:
     assert found == [(0, 1), (0, 3), (1, 2), (1, 5), (2, 0), (2, 4)]
 
 
-def test_nothing_is_overtaken_for_ever() -> None:
-    found = order_of(queue_of([1] + [0] * 300, Costs()))
-    before = [task for task, _ in found].index(1)
-    assert before == pytest.approx(OVERTAKEN_MAX * COSTS[1] / COSTS[0], abs=1)
-    found = order_of(queue_of([1] + [0] * 300, Costs(workers=2)))
-    assert [task for task, _ in found].index(1) == pytest.approx(2 * before, abs=2)
+def serve_beside(arrivals: list[list[int]], costs: Costs) -> list[tuple[int, int, float]]:
+    """One request goes after each of these groups has come, then the rest: of each in the order in
+    which they went its task, its number, and the work that was served before it came."""
+    queue, served = RequestQueue(), 0.0
+    came: dict[int, float] = {}
+    out: list[tuple[int, int, float]] = []
+    queue.costs = costs
+    number = 0
+
+    def one() -> bool:
+        nonlocal served
+        run = queue.head()
+        if run is None:
+            return False
+        ((request_id, _),) = queue.take(1, COSTS[run.task])
+        queue.check()
+        out.append((run.task, request_id & 0xFFFFFFFF, came[request_id & 0xFFFFFFFF]))
+        served += COSTS[run.task]
+        return True
+
+    for group in arrivals:
+        for task in group:
+            came[number] = served
+            queue.append(Run(1, task, [(1 << 32 | number, bytes(24))]), 24)
+            number += 1
+        one()
+    while one():
+        pass
+    return out
 
 
-@given(st.lists(st.sampled_from([0, 1, 2]), max_size=200), st.integers(1, 8))
-def test_every_request_goes_once_and_none_waits_too_long(tasks: list[int], workers: int) -> None:
-    found = order_of(queue_of(tasks, Costs(workers)))
-    assert sorted(number for _, number in found) == list(range(len(tasks)))
-    for place, (task, number) in enumerate(found):
-        overtaking = [COSTS[other] for other, n in found[:place] if n > number]
-        assert sum(overtaking) <= OVERTAKEN_MAX * COSTS[task] * workers + 1e-6
+@pytest.mark.parametrize("workers", [1, 2])
+def test_nothing_is_overtaken_for_ever(workers: int) -> None:
+    found = serve_beside([[0, 1]] + [[0]] * 1000, Costs(workers))
+    before = [task for task, *_ in found].index(1)
+    assert before == pytest.approx(workers * DUE_AFTER * (1.0 - 0.1) / 0.1, rel=0.02)
+
+
+def test_what_came_at_once_goes_by_cost_however_much_it_is() -> None:
+    found = order_of(queue_of([1] * 500 + [0] * 500, Costs()))
+    assert [task for task, _ in found] == [0] * 500 + [1] * 500
+
+
+@given(st.lists(st.lists(st.sampled_from([0, 1, 2]), max_size=4), max_size=80), st.integers(1, 4))
+def test_every_request_goes_once_and_nothing_that_comes_late_goes_before_it(
+    arrivals: list[list[int]], workers: int
+) -> None:
+    found = serve_beside(arrivals, Costs(workers))
+    assert sorted(number for _, number, _ in found) == list(range(sum(map(len, arrivals))))
+    for place, (task, number, came) in enumerate(found):
+        bound = came + DUE_AFTER * COSTS[task] * workers + 1e-6
+        assert all(other <= bound for _, n, other in found[:place] if n > number)
+
+
+def test_what_was_parked_goes_where_it_was_due() -> None:
+    queue = queue_of([2, 1, 0], Costs())
+    while (run := queue.head()) is not None:
+        queue.park()
+    queue.unpark(1)
+    assert [task for task, _ in order_of(queue)] == [0, 1, 2]
 
 
 @pytest.mark.parametrize(("order", "first"), [("fifo", "long"), ("shortest", "short")])
