@@ -81,6 +81,7 @@ class Worker:
         "samples",
         "solo",
         "speed_class",
+        "speed_samples",
         "stamp",
         "standing",
         "state",
@@ -131,6 +132,8 @@ class Worker:
         self.learn_at = 0.0
         #: logarithm of the learned speed, starting from the declared weight
         self.log_speed = math.log(config.weight)
+        #: how many samples it was learned from
+        self.speed_samples = 0
         #: share of its cores it could get, when last measured, and when that was
         self.availability = 1.0
         self.availability_at = -math.inf

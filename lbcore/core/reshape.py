@@ -65,6 +65,7 @@ def _match_workers(
         # it comes back under its old number
         worker.state, worker.restarts = ChildState.STARTING, 0
         worker.log_speed = math.log(config.weight) + fleet.log_speed_drift
+        worker.speed_samples = 0
         worker.config = config
         fleet.by_name[worker.name] = worker
     gone = [worker for name, worker in fleet.by_name.items() if name not in present]
@@ -83,6 +84,7 @@ def _reconfigure(ledger: Ledger, worker: Worker, config: WorkerConfig, now: floa
     if config.weight != weight:
         # what was learned belongs to the old word for it
         worker.log_speed = math.log(config.weight) + fleet.log_speed_drift
+        worker.speed_samples = 0
         fleet.speed_version += 1
         ledger.changed(worker, now, keep_place=True)
 
