@@ -30,6 +30,13 @@ SURPRISE_MAX: Final = 2.5
 LOG_SPEED_BOUND: Final = math.log(20.0)
 #: shorter service times say more about scheduling than about the worker
 SPEED_SAMPLE_S: Final = 0.001
+#: from so many samples on a task's cost is known
+COST_KNOWN: Final = 10
+#: so many surprises in a row of the same sign, and so many standard errors of their mean, say that a
+#: task takes longer or shorter than it did; less than this in logs does not matter
+SHIFT_ROW: Final = 4
+SHIFT_ERRORS: Final = 3.0
+SHIFT_MIN: Final = 0.1
 #: how far the learned speeds of equal workers spread, per standard deviation of a task's log-times
 NOISE_PER_DEVIATION: Final = 0.5
 NOISE_MAX: Final = 0.25
@@ -44,7 +51,19 @@ class TaskCost:
     a task is what it is expected to take, in seconds, where nothing better is known).
     """
 
-    __slots__ = ("count", "cpu_share", "declared_s", "log_cost", "mean_s", "noise", "variance")
+    __slots__ = (
+        "_calm",
+        "_row",
+        "_row_sign",
+        "_row_sum",
+        "count",
+        "cpu_share",
+        "declared_s",
+        "log_cost",
+        "mean_s",
+        "noise",
+        "variance",
+    )
 
     def __init__(self, declared_s: float) -> None:
         self.declared_s = declared_s
@@ -54,6 +73,12 @@ class TaskCost:
         self.log_cost = math.log(self.mean_s)
         #: mean squared surprise of a sample, in logs (``q_k``)
         self.variance = 0.0
+        #: surprises of the same sign that followed each other: the sign, how many, and the sum of
+        #: the logarithms of these samples; and the variance and ``mean_s / exp(log_cost)`` before
+        self._row_sign = 0.0
+        self._row = 0
+        self._row_sum = 0.0
+        self._calm = 0.0, 1.0
         #: learned speeds that differ by less than this part may well be equal
         self.noise = 0.0
         #: CPU time / wall time where nothing else wants the core (``f_k``)
@@ -79,12 +104,19 @@ class TaskCost:
         return self.mean_s * (1.0 - share + share / speed)
 
     def learn(
-        self, service_s: float, count: int, speed: float, availability: float, cpu_share: float
+        self,
+        service_s: float,
+        count: int,
+        speed: float,
+        availability: float,
+        cpu_share: float,
+        speed_rate: float = SPEED_RATE,
     ) -> float:
         """Learn from ``count`` successes with a mean of ``service_s`` on one worker.
 
         ``cpu_share`` is what the worker measured, negative when it did not.  Returns by how much
-        (in logs) the worker's speed should move: zero for samples that say nothing about it.
+        (in logs) the worker's speed should move, at a step of ``speed_rate``: zero for samples that
+        say nothing about it.
         """
         service_s = max(service_s, SERVICE_MIN_S)
         if cpu_share >= 0.0:
@@ -100,13 +132,20 @@ class TaskCost:
             self.log_cost = math.log(sample_s)
             self.count = count
             return 0.0
-        surprise = math.log(sample_s) - self.log_cost
+        log_cost = self.log_cost
+        surprise = math.log(sample_s) - log_cost
         surprise = min(SURPRISE_MAX, max(-SURPRISE_MAX, surprise))
         trust = 1.0 / (1.0 + 10.0 * self.variance)
         rate = LEARN_RATE if count == 1 else 1.0 - (1.0 - LEARN_RATE) ** count
-        self.variance += rate * (surprise * surprise - self.variance)
+        tells_speed = share > 0.5 and service_s >= SPEED_SAMPLE_S
+        shift = speed_rate * trust * surprise if tells_speed else 0.0
+        # what is put down to the worker is no property of the task
+        own = surprise - shift
+        self.variance += rate * (own * own - self.variance)
         self.noise = min(NOISE_MAX, NOISE_PER_DEVIATION * math.sqrt(self.variance))
-        self.log_cost += rate * trust * surprise
+        self.log_cost += rate * trust * own
+        if self.count >= COST_KNOWN:
+            sample_s *= math.exp(-shift)
         cost_rate = max(COST_RATE_MIN, COST_RATE * trust)
         if self.count < 1.0 / cost_rate:
             cost_rate = 1.0 / (self.count + 1)
@@ -115,6 +154,22 @@ class TaskCost:
         # at a rate of 1 the difference of very unequal numbers may round to nothing
         self.mean_s = max(SERVICE_MIN_S, self.mean_s + cost_rate * (sample_s - self.mean_s))
         self.count += count
-        if share <= 0.5 or service_s < SPEED_SAMPLE_S:
-            return 0.0
-        return -SPEED_RATE * trust * surprise
+        self._look_for_shift(own, log_cost + own)
+        return -shift
+
+    def _look_for_shift(self, surprise: float, log_sample: float) -> None:
+        """Follow at once when it takes longer or shorter than it did: an average would take long,
+        and take the change for noise."""
+        if self._row_sign * surprise <= 0.0:
+            self._row, self._row_sum, self._row_sign = 0, 0.0, math.copysign(1.0, surprise)
+            self._calm = self.variance, self.mean_s / math.exp(self.log_cost)
+        self._row += 1
+        self._row_sum += log_sample
+        if self._row < SHIFT_ROW:
+            return
+        level = self._row_sum / self._row
+        shift = abs(level - self.log_cost)
+        if shift > max(SHIFT_MIN, SHIFT_ERRORS * math.sqrt(self.variance / self._row)):
+            self.variance, skew = self._calm
+            self.log_cost, self.mean_s = level, max(SERVICE_MIN_S, math.exp(level) * skew)
+            self._row_sign = 0.0

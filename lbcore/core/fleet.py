@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from .children import ChildState
 from .contention import CoreUse, availability_measured, read_report
-from .costs import LOG_SPEED_BOUND, SPEED_RATE
+from .costs import COST_KNOWN, LOG_SPEED_BOUND, SPEED_RATE
 from .fleet_worker import Worker
 from .sizes import TASK_MASK, CostTable, SizedTasks
 from .topology import PolicyConfig, WorkerConfig
@@ -33,10 +33,9 @@ PREFETCH_TRANSITS: Final = 3.0
 WARM_UP: Final = 3
 #: tiny successes are learned from together, this often
 LEARN_EVERY_S: Final = 0.001
-#: the declared speed of a worker counts like so many samples, once a task's cost is known from as
-#: many as ``COST_KNOWN``: the first samples move it further than ``costs.SPEED_RATE``
+#: the declared speed of a worker counts like so many samples, once a task's cost is known: the first
+#: samples move it further than ``costs.SPEED_RATE``
 SPEED_PRIOR: Final = 2.0
-COST_KNOWN: Final = 10
 #: the first successes of a task are learned from one by one
 LEARN_ALL: Final = 32
 
@@ -169,19 +168,19 @@ class Fleet:
         policy, speed, known = self.policy, worker.speed(), (cost.mean_s, cost.log_cost)
         # what counts for nothing in a choice must explain nothing here
         availability = worker.availability_at_time(now) if policy.cpu_weight else 1.0
-        shift = cost.learn(seconds / total, int(total), speed, availability, cpu_share)
+        rate = SPEED_RATE
+        if cost.count >= COST_KNOWN:
+            # of a worker's speed nothing is known at first
+            rate = max(rate, 1.0 / (worker.speed_samples + SPEED_PRIOR))
+        mean_s, count = seconds / total, int(total)
+        shift = cost.learn(mean_s, count, speed, availability, cpu_share, rate)
         if task > TASK_MASK:
             # what its requests of all sizes cost
-            self.costs[task & TASK_MASK].learn(
-                seconds / total, int(total), speed, availability, cpu_share
-            )
+            whole = self.costs[task & TASK_MASK]
+            whole.learn(mean_s, count, speed, availability, cpu_share, rate)
         if not policy.learn_costs:
             cost.mean_s, cost.log_cost = known
         if shift and policy.learn_speeds:
-            # of a worker's speed nothing is known at first
-            known_from = worker.speed_samples + SPEED_PRIOR
-            if cost.count >= COST_KNOWN and known_from * SPEED_RATE < 1.0:
-                shift /= known_from * SPEED_RATE
             worker.speed_samples += 1
             bound = math.log(worker.config.weight)
             before = worker.log_speed

@@ -30,17 +30,15 @@ def test_a_worker_ten_times_as_slow_as_it_says_is_known_after_a_few_requests(dri
     driver = drive(4, tasks=[spec("spin", 1.0)])
     client = warm(driver, "spin", 1.0)
     slow = driver.fleet.workers[3]
-    speeds = []
-    for _ in range(8):
-        driver.send(client, "spin", 4)
-        for number in range(4):
-            while driver.held[number]:
-                driver.answer(number, service_s=10.0 if number == 3 else 1.0)
-        driver.advance(10.0)
-        speeds.append(slow.speed() / driver.fleet.workers[0].speed())
-    assert speeds[0] < 0.6
-    assert speeds[-1] < 0.4
-    assert speeds == sorted(speeds, reverse=True)
+    driver.send(client, "spin", 4)
+    for number in range(4):
+        driver.answer(number, service_s=10.0 if number == 3 else 1.0)
+    assert slow.speed() / driver.fleet.workers[0].speed() < 0.4
+    # and the task itself is not taken for a long one
+    assert driver.fleet.costs[driver.numbers["spin"]].mean_s < 1.5
+    driver.send(client, "spin", 8)
+    assert not driver.held[3]
+    driver.finish()
 
 
 def test_a_first_large_request_is_not_blamed_on_its_worker(drive: Drive) -> None:
