@@ -109,26 +109,29 @@ def _public(entry: dict[str, Any], now: float) -> dict[str, Any]:
 def worker_views(fleet: Fleet, policy: Policy, task: int, now: float) -> list[dict[str, Any]]:
     """Every worker's numbers as a choice of a request of that task meets them."""
     views = []
+    pending_weight = fleet.policy.pending_weight
     for worker in fleet.by_name.values():
         excluded = None
         if worker.position < 0:
-            excluded = worker.state.value.lower()
+            excluded = "ejected" if worker.standing else worker.state.value.lower()
         elif task not in worker.tasks:
             excluded = "does not have the task"
         elif policy.late_binding and not fleet.room(worker, task, now):
             excluded = "no room now"
+        # as ``Worker.load``, of which both are parts: each costs time, in the middle of a choice
+        backlog_s, service_s = worker.backlog_s(now), worker.service_s(task, now)
         views.append(
             {
                 "name": worker.name,
                 "state": worker.state.value,
                 "pending": worker.pending,
-                "backlog_s": worker.backlog_s(now),
+                "backlog_s": backlog_s,
                 "cpu": worker.cpu,
                 "cpu_age_s": max(0.0, now - worker.cpu_at) if worker.cpu_at > 0 else None,
                 "availability": worker.availability_at_time(now),
                 "speed": worker.speed(),
-                "service_s": worker.service_s(task, now),
-                "load": worker.load(task, now),
+                "service_s": service_s,
+                "load": pending_weight * backlog_s + service_s,
                 "excluded": excluded,
             }
         )
