@@ -6,7 +6,7 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -58,6 +58,13 @@ class CompareError(LBError):
 @click.option("--load", type=Number(100.0), help="Work that comes ÷ work possible.")
 @click.option("--seed", type=WholeNumber(0), default=1, show_default=True, help="Of the requests.")
 @click.option(
+    "--seeds",
+    type=WholeNumber(1, 1000),
+    default=1,
+    show_default=True,
+    help="So many, from --seed on, for intervals.",
+)
+@click.option(
     "--scale",
     type=Number(1000.0),
     help="Multiply all times by this (default: so that a request takes 20 ms on average).",
@@ -77,6 +84,7 @@ def compare(
     requests: int | None,
     load: float | None,
     seed: int,
+    seeds: int,
     scale: float | None,
     work: str | None,
     as_json: bool,
@@ -94,10 +102,13 @@ def compare(
       lb compare --scenario quarter --policy least_load,round_robin,random
       lb compare --scenario noisy_neighbour        real neighbours on a core
       lb compare --scenario batch --scale 0.1 --save batch.json
+      lb compare --scenario equal --seeds 10       with intervals
 
     Exit code 1: requests were never answered.
     """
-    from .compare_view import Wish, view
+    from .compare_seeds import as_json as ratios_as_json
+    from .compare_seeds import print_ratios
+    from .compare_view import Wish, again, view
 
     wish = Wish(
         scenario=scenario,
@@ -117,15 +128,26 @@ def compare(
     if note := _busy_note(plan):
         plan = replace(plan, notes=(*plan.notes, note))
     if not as_json:
-        _print_head(plan, wish)
-    found = run_comparison(plan, wish, _Progress(as_json))
+        _print_head(plan, wish, seeds)
+    progress = _Progress(as_json)
+    found: list[Comparison] = []
+    for place in range(seeds):
+        progress.prefix = f"seed {seed + place}, " if seeds > 1 else ""
+        found.append(run_comparison(plan, replace(wish, seed=seed + place), progress))
+        if not as_json and not place:
+            _print(found[0], seeds)
+    if seeds > 1 and not as_json:
+        print_ratios(found)
+        click.echo(f"\nagain: {again(found[0])} --seeds {seeds}")
+    result = view(found[0])
+    if seeds > 1:
+        result |= {"ratios": ratios_as_json(found), "runs": [view(each) for each in found]}
     if as_json:
-        print_json(view(found))
-    else:
-        _print(found)
+        print_json(result)
     if save is not None:
-        _write(save, found)
-    return ExitCode.FAILED if any(each.lost for each in found.measured.values()) else ExitCode.OK
+        _write(save, result)
+    lost = any(real.lost for each in found for real in each.measured.values())
+    return ExitCode.FAILED if lost else ExitCode.OK
 
 
 def make_plan(wish: Wish) -> RealPlan:
@@ -198,12 +220,10 @@ def run_comparison(plan: RealPlan, wish: Wish, progress: _Progress) -> Compariso
     )
 
 
-def _write(path: str, found: Comparison) -> None:
-    from .compare_view import view
-
+def _write(path: str, result: dict[str, Any]) -> None:
     try:
         with open(path, "w", encoding="utf-8") as file:
-            print_json(view(found), file)
+            print_json(result, file)
     except OSError as error:
         raise CompareError(f"cannot write {path}: {error.strerror}") from None
 
@@ -211,7 +231,7 @@ def _write(path: str, found: Comparison) -> None:
 # ---- for people ----------------------------------------------------------------------------------
 
 
-def _print_head(plan: RealPlan, wish: Wish) -> None:
+def _print_head(plan: RealPlan, wish: Wish, seeds: int) -> None:
     scenario = plan.scenario
     click.echo(f"{scenario.name}: {printable(scenario.about)}")
     work = {"sleep": "sleep", "spin": "compute"}[plan.work]
@@ -219,18 +239,19 @@ def _print_head(plan: RealPlan, wish: Wish) -> None:
         f"times multiplied by {plan.scale:g}",
         f"{scenario.workers_count} workers that {work}",
         f"{scenario.requests:,} requests",
-        f"seed {wish.seed}",
+        f"seed {wish.seed}" if seeds == 1 else f"{seeds} seeds",
     ]
     if scenario.arrivals != "batch":
         facts.insert(2, f"load {scenario.load:g}")
     click.echo(", ".join(facts))
     seconds = duration_text(plan.span_s)
-    click.echo(f"on real processes, about {seconds} for each of {len(wish.policies)} policies\n")
+    each = f"{len(wish.policies)} policies" + (" and seed" if seeds > 1 else "")
+    click.echo(f"on real processes, about {seconds} for each of {each}\n")
     for note in plan.notes:
         click.echo(f"note: {note}\n")
 
 
-def _print(found: Comparison) -> None:
+def _print(found: Comparison, seeds: int) -> None:
     from .compare_view import again, ratios
 
     is_batch = found.plan.scenario.arrivals == "batch"
@@ -260,7 +281,8 @@ def _print(found: Comparison) -> None:
     )
     _print_workers(found)
     click.echo(f"\na request's way there and back: {duration_text(found.transit_s)}")
-    click.echo(f"again: {again(found)}")
+    if seeds == 1:
+        click.echo(f"again: {again(found)}")
 
 
 def _print_workers(found: Comparison) -> None:
@@ -285,10 +307,13 @@ class _Progress:
     def __init__(self, as_json: bool) -> None:
         self._is_on = not as_json and sys.stderr.isatty()
         self._width = 0
+        #: what stands before each text
+        self.prefix = ""
 
     def show(self, text: str) -> None:
         """Say what happens now."""
         self.clear()
+        text = self.prefix + text
         if self._is_on:
             self._width = len(text)
             sys.stderr.write(text)

@@ -32,8 +32,8 @@ LOG_SPEED_BOUND: Final = math.log(20.0)
 SPEED_SAMPLE_S: Final = 0.001
 #: from so many samples on a task's cost is known
 COST_KNOWN: Final = 10
-#: so many surprises in a row of the same sign, and so many standard errors of their mean, say that a
-#: task takes longer or shorter than it did; less than this in logs does not matter
+#: so many surprises in a row of the same sign, and so many standard errors of their mean, say that
+#: a task takes longer or shorter than it did; less than this in logs does not matter
 SHIFT_ROW: Final = 4
 SHIFT_ERRORS: Final = 3.0
 SHIFT_MIN: Final = 0.1

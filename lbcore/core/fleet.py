@@ -33,8 +33,8 @@ PREFETCH_TRANSITS: Final = 3.0
 WARM_UP: Final = 3
 #: tiny successes are learned from together, this often
 LEARN_EVERY_S: Final = 0.001
-#: the declared speed of a worker counts like so many samples, once a task's cost is known: the first
-#: samples move it further than ``costs.SPEED_RATE``
+#: the declared speed of a worker counts like so many samples, once a task's cost is known: the
+#: first samples move it further than ``costs.SPEED_RATE``
 SPEED_PRIOR: Final = 2.0
 #: the first successes of a task are learned from one by one
 LEARN_ALL: Final = 32

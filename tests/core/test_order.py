@@ -114,7 +114,7 @@ def test_every_request_goes_once_and_nothing_that_comes_late_goes_before_it(
 
 def test_what_was_parked_goes_where_it_was_due() -> None:
     queue = queue_of([2, 1, 0], Costs())
-    while (run := queue.head()) is not None:
+    while queue.head() is not None:
         queue.park()
     queue.unpark(1)
     assert [task for task, _ in order_of(queue)] == [0, 1, 2]

@@ -186,3 +186,25 @@ def test_an_interrupt_leaves_nothing(number: int, code: int, runs: Runs) -> None
     process.communicate(timeout=PATIENCE_S)
     assert process.returncode == code
     runs.check_nothing_is_left()
+
+
+def test_several_seeds_give_intervals(runs: Runs, tmp_path: Path) -> None:
+    saved = tmp_path / "runs.json"
+    arguments = ("--scenario", "equal", "--policy", "least_load,random", "--seeds", "2", *SMALL)
+    out, _ = runs.run(*arguments, "--save", str(saved))
+    lines = out.splitlines()
+    assert "2 seeds, means with 95 % intervals" in lines
+    (row,) = [line for line in lines if line.startswith("random") and out.count("±") > 4][-1:]
+    assert row.count("±") == 3
+    assert max(map(len, lines[:-1])) <= 80
+    assert lines[-1].endswith("--seeds 2")
+    found = json.loads(saved.read_text())
+    assert read_run(found, "runs.json").kind == "compare"
+    assert [run["settings"]["seed"] for run in found["runs"]] == [1, 2]
+    first, second = found["ratios"]
+    assert first["policy"] == "least_load"
+    assert first["tail_to_first"] == {"mean": 1.0, "half": 0.0}
+    measured = [run["policies"][-1]["measured"]["p99"] for run in found["runs"]]
+    simulated = [run["policies"][-1]["p99"] for run in found["runs"]]
+    expected = sum(a / b for a, b in zip(measured, simulated, strict=True)) / 2
+    assert second["tail"]["mean"] == pytest.approx(expected)
