@@ -103,6 +103,10 @@ class TaskCost:
         share = self.cpu_share
         return self.mean_s * (1.0 - share + share / speed)
 
+    def tells_speed(self, service_s: float) -> bool:
+        """Whether a sample that took so long says anything of its worker's speed."""
+        return self.cpu_share > 0.5 and service_s >= SPEED_SAMPLE_S
+
     def learn(
         self,
         service_s: float,
@@ -137,8 +141,7 @@ class TaskCost:
         surprise = min(SURPRISE_MAX, max(-SURPRISE_MAX, surprise))
         trust = 1.0 / (1.0 + 10.0 * self.variance)
         rate = LEARN_RATE if count == 1 else 1.0 - (1.0 - LEARN_RATE) ** count
-        tells_speed = share > 0.5 and service_s >= SPEED_SAMPLE_S
-        shift = speed_rate * trust * surprise if tells_speed else 0.0
+        shift = speed_rate * trust * surprise if self.tells_speed(service_s) else 0.0
         # what is put down to the worker is no property of the task
         own = surprise - shift
         self.variance += rate * (own * own - self.variance)

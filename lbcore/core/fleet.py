@@ -180,8 +180,8 @@ class Fleet:
             whole.learn(mean_s, count, speed, availability, cpu_share, rate)
         if not policy.learn_costs:
             cost.mean_s, cost.log_cost = known
+        worker.speed_samples += cost.tells_speed(mean_s)
         if shift and policy.learn_speeds:
-            worker.speed_samples += 1
             bound = math.log(worker.config.weight)
             before = worker.log_speed
             worker.log_speed = min(

@@ -27,8 +27,15 @@ def test_cpu_that_counts_for_nothing_explains_nothing(drive: Drive) -> None:
 
 
 def test_a_worker_ten_times_as_slow_as_it_says_is_known_after_a_few_requests(drive: Drive) -> None:
-    driver = drive(4, tasks=[spec("spin", 1.0)])
-    client = warm(driver, "spin", 1.0)
+    driver = drive(4, tasks=[spec("spin", 1.0)], join=False)
+    client = driver.client()
+    for number in range(3):
+        driver.join(number)
+    for _ in range(10):
+        driver.send(client, "spin", 3)
+        for number in range(3):
+            driver.answer(number, service_s=1.0)
+    driver.join(3)
     slow = driver.fleet.workers[3]
     driver.send(client, "spin", 4)
     for number in range(4):
@@ -65,3 +72,13 @@ def test_what_was_learned_of_a_speed_ends_with_another_weight(drive: Drive) -> N
     changed = replace(topology, workers=(replace(first, weight=3.0), *rest))
     driver.perform(driver.broker.topology_changed(changed, driver.now))
     assert worker.speed_samples == 0
+
+
+def test_one_late_answer_of_a_worker_that_is_known_moves_its_speed_a_little(drive: Drive) -> None:
+    driver = drive(2, tasks=[spec("spin", 1.0)])
+    client = warm(driver, "spin", 1.0, 20)
+    driver.send(client, "spin", 2)
+    driver.answer(0, service_s=1.0)
+    driver.answer(1, service_s=60.0)
+    # samples without a surprise count as samples, too
+    assert driver.fleet.workers[1].speed() / driver.fleet.workers[0].speed() > 0.6
