@@ -212,6 +212,7 @@ class Lane:
 
     __slots__ = (
         "at",
+        "dues_s",
         "held_s",
         "level",
         "offset",
@@ -228,6 +229,8 @@ class Lane:
         self.owner = owner
         self.level = level
         self.runs: deque[Run] = deque()
+        #: by order of cost: when the last of each kind is due
+        self.dues_s: dict[int, float] = {}
         #: runs of tasks that nobody has now, by their number
         self.parked: dict[int, Run] = {}
         #: work served, and work that a look in progress holds, in seconds
@@ -262,7 +265,11 @@ class Lane:
         lane since it came.  So what came with it and costs less goes before it, and whatever comes
         later than that goes behind it: nothing waits for ever.
         """
-        run.due_s = self.tag + DUE_AFTER * costs.seconds(run.task) * costs.sharing()
+        if not self.runs:
+            self.dues_s.clear()
+        due_s = self.tag + DUE_AFTER * costs.seconds(run.task) * costs.sharing()
+        # what is learned of a cost meanwhile must not reorder requests of one kind
+        run.due_s = self.dues_s[run.task] = max(due_s, self.dues_s.get(run.task, 0.0))
         return bisect_right(self.runs, run.due_s, key=_due_s)
 
     def rewind(self) -> None:

@@ -112,6 +112,22 @@ def test_every_request_goes_once_and_nothing_that_comes_late_goes_before_it(
         assert all(other <= bound for _, n, other in found[:place] if n > number)
 
 
+def test_a_cost_that_is_learned_meanwhile_reorders_nothing_of_one_kind() -> None:
+    costs = Costs()
+    queue = RequestQueue()
+    queue.costs = costs
+    known = dict(COSTS)
+    try:
+        for number in range(6):
+            COSTS[0] = known[0] * (6 - number)
+            # too large to be one run
+            queue.append(Run(1, 0, [(1 << 32 | number, bytes(2000))]), 2000)
+        found = order_of(queue)
+    finally:
+        COSTS.update(known)
+    assert [number for _, number in found] == list(range(6))
+
+
 def test_what_was_parked_goes_where_it_was_due() -> None:
     queue = queue_of([2, 1, 0], Costs())
     while queue.head() is not None:
