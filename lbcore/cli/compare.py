@@ -146,8 +146,7 @@ def compare(
         print_json(result)
     if save is not None:
         _write(save, result)
-    lost = any(real.lost for each in found for real in each.measured.values())
-    return ExitCode.FAILED if lost else ExitCode.OK
+    return ExitCode.FAILED if any(each.has_lost for each in found) else ExitCode.OK
 
 
 def make_plan(wish: Wish) -> RealPlan:

@@ -46,6 +46,11 @@ class Comparison:
     simulated: Mapping[str, Measures]
     measured: Mapping[str, Measured]
 
+    @property
+    def has_lost(self) -> bool:
+        """Whether some requests were never answered."""
+        return any(real.lost for real in self.measured.values())
+
 
 def view(found: Comparison) -> dict[str, Any]:
     """The object that is printed and saved; times in seconds."""
