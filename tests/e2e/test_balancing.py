@@ -107,7 +107,8 @@ def test_one_at_a_time_is_not_always_the_same(three: RunningSystem) -> None:
 
 
 def test_a_worker_that_fails_at_once_does_not_attract_the_load(system: Start) -> None:
-    client = system(2).client()
+    # or it would be ejected, and get none
+    client = system(2, more="policy: {name: least_load, eject: false}\n").client()
     # until it is known what it costs
     values(client, [("fail_on", ["nobody", 0.01])] * 10)
     calls = [("fail_on", ["worker-1", 0.01])] * 100
