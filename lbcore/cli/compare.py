@@ -107,8 +107,7 @@ def compare(
     Exit code 1: requests were never answered.
     """
     from .compare_seeds import as_json as ratios_as_json
-    from .compare_seeds import print_ratios
-    from .compare_view import Wish, again, view
+    from .compare_view import Wish, view
 
     wish = Wish(
         scenario=scenario,
@@ -127,18 +126,7 @@ def compare(
     plan = make_plan(wish)
     if note := _busy_note(plan):
         plan = replace(plan, notes=(*plan.notes, note))
-    if not as_json:
-        _print_head(plan, wish, seeds)
-    progress = _Progress(as_json)
-    found: list[Comparison] = []
-    for place in range(seeds):
-        progress.prefix = f"seed {seed + place}, " if seeds > 1 else ""
-        found.append(run_comparison(plan, replace(wish, seed=seed + place), progress))
-        if not as_json and not place:
-            _print(found[0], seeds)
-    if seeds > 1 and not as_json:
-        print_ratios(found)
-        click.echo(f"\nagain: {again(found[0])} --seeds {seeds}")
+    found = _run_seeds(plan, wish, seeds, as_json)
     result = view(found[0])
     if seeds > 1:
         result |= {"ratios": ratios_as_json(found), "runs": [view(each) for each in found]}
@@ -147,6 +135,29 @@ def compare(
     if save is not None:
         _write(save, result)
     return ExitCode.FAILED if any(each.has_lost for each in found) else ExitCode.OK
+
+
+def _run_seeds(plan: RealPlan, wish: Wish, seeds: int, as_json: bool) -> list[Comparison]:
+    """One comparison for each seed, told to a person as they come."""
+    from .compare_seeds import print_ratios
+    from .compare_view import again
+
+    if not as_json:
+        _print_head(plan, wish, seeds)
+    progress = _Progress(as_json)
+    found: list[Comparison] = []
+    for place in range(seeds):
+        progress.prefix = f"seed {wish.seed + place}, " if seeds > 1 else ""
+        found.append(run_comparison(plan, replace(wish, seed=wish.seed + place), progress))
+        if not as_json and not place:
+            _print(found[0])
+    if as_json:
+        return found
+    if seeds > 1:
+        print_ratios(found)
+        click.echo()
+    click.echo(f"again: {again(found[0])}" + (f" --seeds {seeds}" if seeds > 1 else ""))
+    return found
 
 
 def make_plan(wish: Wish) -> RealPlan:
@@ -250,12 +261,10 @@ def _print_head(plan: RealPlan, wish: Wish, seeds: int) -> None:
         click.echo(f"note: {note}\n")
 
 
-def _print(found: Comparison, seeds: int) -> None:
-    from .compare_view import again, ratios
+def _print(found: Comparison) -> None:
+    from .compare_view import ratios, tail_key, tail_title
 
-    is_batch = found.plan.scenario.arrivals == "batch"
-    key = "makespan" if is_batch else "p99"
-    title = "span" if is_batch else "p99"
+    key, title = tail_key(found), tail_title(found)
     fails = any(real.wasted or real.lost for real in found.measured.values())
     titles = ["mean", title, "real mean", f"real {title}", "÷ mean", f"÷ {title}"]
     titles += ["share", "real"] + ["failed"] * fails
@@ -280,8 +289,6 @@ def _print(found: Comparison, seeds: int) -> None:
     )
     _print_workers(found)
     click.echo(f"\na request's way there and back: {duration_text(found.transit_s)}")
-    if seeds == 1:
-        click.echo(f"again: {again(found)}")
 
 
 def _print_workers(found: Comparison) -> None:

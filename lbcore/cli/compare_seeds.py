@@ -12,7 +12,7 @@ from lbcore.lab.reference import CENTRAL, CLAIRVOYANT
 from lbcore.lab.study import Ratio, mean_ratio
 
 from .compare_run import Measured
-from .compare_view import Comparison
+from .compare_view import Comparison, tail_key, tail_title
 from .render import Column, console, make_table
 
 
@@ -29,11 +29,6 @@ class Ratios(NamedTuple):
     #: measured ÷ what was measured of the first policy, seed by seed
     mean_to_first: Ratio | None
     tail_to_first: Ratio | None
-
-
-def tail_key(found: Comparison) -> str:
-    """What is compared besides the mean: of a batch when the last one is done."""
-    return "makespan" if found.plan.scenario.arrivals == "batch" else "p99"
 
 
 def ratios_over(found: Sequence[Comparison]) -> list[Ratios]:
@@ -77,20 +72,17 @@ def as_json(found: Sequence[Comparison]) -> list[dict[str, Any]]:
 
 def print_ratios(found: Sequence[Comparison]) -> None:
     """The table for people."""
-    title = "span" if tail_key(found[0]) == "makespan" else "p99"
-    first = found[0].wish.policies[0]
+    title, first = tail_title(found[0]), found[0].wish.policies[0]
     click.echo(f"\n{len(found)} seeds, means with 95 % intervals")
     heads = ["÷ simulated", "÷ clairvoyant", f"÷ {first}"]
-    table = make_table(
-        [Column("measured", "left"), *(Column(f"{title} {head}") for head in heads)], 2
+    tails, means = (
+        make_table([Column("measured", "left"), *(Column(f"{what} {head}") for head in heads)], 2)
+        for what in (title, "mean")
     )
-    means = make_table([Column("measured", "left"), *(Column(f"mean {head}") for head in heads)], 2)
     for each in ratios_over(found):
-        tails = (each.tail, each.tail_to_bound, each.tail_to_first)
-        table.add_row(each.policy, *map(_text, tails))
-        both = (each.mean, each.mean_to_bound, each.mean_to_first)
-        means.add_row(each.policy, *map(_text, both))
-    console().print(table)
+        tails.add_row(each.policy, *map(_text, (each.tail, each.tail_to_bound, each.tail_to_first)))
+        means.add_row(each.policy, *map(_text, (each.mean, each.mean_to_bound, each.mean_to_first)))
+    console().print(tails)
     click.echo()
     console().print(means)
 

@@ -52,6 +52,16 @@ class Comparison:
         return any(real.lost for real in self.measured.values())
 
 
+def tail_key(found: Comparison) -> str:
+    """What is compared besides the mean: of a batch when the last one is done."""
+    return "makespan" if found.plan.scenario.arrivals == "batch" else "p99"
+
+
+def tail_title(found: Comparison) -> str:
+    """What that is called in a table."""
+    return "span" if tail_key(found) == "makespan" else "p99"
+
+
 def view(found: Comparison) -> dict[str, Any]:
     """The object that is printed and saved; times in seconds."""
     scenario, shapes = found.plan.scenario, _shapes(found.plan)

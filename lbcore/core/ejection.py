@@ -41,15 +41,14 @@ def judge(ledger: Ledger, worker: Worker, now: float, outbox: Outbox) -> None:
         return
     if not worker.failures_in_row or not fleet.policy.eject:
         return
+    if not is_on_trial:
+        is_bound = len(out) >= (len(fleet.ready) + len(out)) // 2
+        if worker.position < 0 or is_bound or not failures.is_significant(worker, fleet):
+            return
     if failures.is_common(worker, fleet, out) or not _has_substitutes(fleet, worker):
         return
-    if is_on_trial:
-        _eject(ledger, worker, now, outbox, "failed its trial request")
-        return
-    is_bound = len(out) >= (len(fleet.ready) + len(out)) // 2
-    if worker.position >= 0 and not is_bound and failures.is_significant(worker, fleet):
-        what = f"failed {worker.failures_in_row} requests in a row that others do"
-        _eject(ledger, worker, now, outbox, what)
+    row = f"failed {worker.failures_in_row} requests in a row that others do"
+    _eject(ledger, worker, now, outbox, "failed its trial request" if is_on_trial else row)
 
 
 def _eject(ledger: Ledger, worker: Worker, now: float, outbox: Outbox, what: str) -> None:

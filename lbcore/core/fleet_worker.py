@@ -163,6 +163,11 @@ class Worker:
         """Requests sent to the worker and not yet answered."""
         return len(self.inflight)
 
+    def forget_speed(self) -> None:
+        """Take it for as fast as its configuration says."""
+        self.log_speed = math.log(self.config.weight) + self.fleet.log_speed_drift
+        self.speed_samples = 0
+
     @property
     def is_barred(self) -> bool:
         """Spared, kept for one request, ejected, or on trial with the one request that it has."""
@@ -256,13 +261,12 @@ class Worker:
         if self.inflight and self.running_s:
             age = now - self.head_at
             if age * (1.0 + OVERDUE_GROWTH) >= self.running_s:
-                late_s = age - self.running_s
-                rest_s = max(2.0 * self.running_noise * age, OVERDUE_GROWTH * late_s)
-                backlog += max(0.0, rest_s + late_s)
+                # ``done_at`` has what is left of its time; the rest may be more
+                backlog += self.rest_s(now) + (age - self.running_s)
         return (backlog if backlog > 0.0 else 0.0) + self.virtual_s
 
     def rest_s(self, now: float) -> float:
-        """Expected seconds until the request at the head is done, by the same rule."""
+        """Expected seconds until the request at the head is done; ``backlog_s`` has the rule."""
         age = now - self.head_at
         late_s = age - self.running_s
         return max(-late_s, 2.0 * self.running_noise * age, OVERDUE_GROWTH * late_s)

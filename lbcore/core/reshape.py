@@ -7,7 +7,6 @@ again, so a broker that has just started learns what the one before it knew.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -64,9 +63,8 @@ def _match_workers(
             continue
         # it comes back under its old number
         worker.state, worker.restarts = ChildState.STARTING, 0
-        worker.log_speed = math.log(config.weight) + fleet.log_speed_drift
-        worker.speed_samples = 0
         worker.config = config
+        worker.forget_speed()
         fleet.by_name[worker.name] = worker
     gone = [worker for name, worker in fleet.by_name.items() if name not in present]
     fleet.by_name = {name: fleet.by_name[name] for name in present}
@@ -83,8 +81,7 @@ def _reconfigure(ledger: Ledger, worker: Worker, config: WorkerConfig, now: floa
     worker.config = config
     if config.weight != weight:
         # what was learned belongs to the old word for it
-        worker.log_speed = math.log(config.weight) + fleet.log_speed_drift
-        worker.speed_samples = 0
+        worker.forget_speed()
         fleet.speed_version += 1
         ledger.changed(worker, now, keep_place=True)
 
