@@ -330,14 +330,12 @@ def give_up_placeholder(ledger: Ledger, request_id: int, now: float, outbox: Out
 
     It took the request back, or had its answer, while there was no broker to hear of it.
     """
+    if request_id not in ledger.adopted or ledger.owner(request_id) is None:
+        return
     worker = ledger.holder(request_id)
-    if request_id not in ledger.adopted or worker is None:
-        return
-    if ledger.owner(request_id) is None:
-        return
     client = ledger.clients.get(request_id >> SEQUENCE_BITS)
-    if client is None or client.known_until > now + KNOWN_S - RESUME_S:
-        # it is away, or has been back for a moment only
+    if worker is None or client is None or client.known_until > now + KNOWN_S - RESUME_S:
+        # one of them is away, or the client has been back for a moment only
         ledger.wake(now + RESUME_S, Alarm.ADOPTED, request_id)
         return
     if ledger.tasks.idempotent(task_of(worker.inflight[request_id])):

@@ -247,6 +247,22 @@ def test_deaths_before_this_broker_add_up_though_nobody_has_asked_yet(drive: Dri
     driver.assert_empty()
 
 
+def test_it_is_stopped_also_when_its_worker_is_away_as_its_time_is_over(drive: Drive) -> None:
+    driver = drive(workers=1, join=False, clients_seen=5, life=2)
+    running = 5 << 32 | 9
+    driver.join(0, running=[(running, "long")])
+    driver.client(resume=5)
+    driver.advance(RESUME_S - 0.1)
+    driver.cut(0, [running])
+    driver.advance(0.2)
+    driver.join(0, running=[(running, "long")])
+    assert driver.ledger.adopted == {running}
+    driver.advance(2 * RESUME_S)
+    assert (0, running) in driver.cancels
+    driver.answer(0, status=Status.CANCELLED)
+    driver.assert_empty()
+
+
 def test_what_ran_before_and_nobody_asks_for_is_stopped(drive: Drive) -> None:
     driver = drive(workers=1, join=False, clients_seen=5, life=2)
     running = 5 << 32 | 9
