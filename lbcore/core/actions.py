@@ -108,6 +108,10 @@ Action = (
 )
 
 
+#: makes one of the two that the hot path is made of, in half the time
+_new = tuple.__new__
+
+
 class Outbox:
     """Collects what one event leads to, so that each peer is written to once."""
 
@@ -122,7 +126,7 @@ class Outbox:
         """Add a piece for that client."""
         action = self._clients.get(client)
         if action is None:
-            self._clients[client] = ToClient(client, [data])
+            self._clients[client] = _new(ToClient, (client, [data]))
         else:
             action.parts.append(data)
 
@@ -130,7 +134,7 @@ class Outbox:
         """Add a piece for that worker."""
         action = self._workers.get(worker)
         if action is None:
-            self._workers[worker] = ToWorker(worker, [data])
+            self._workers[worker] = _new(ToWorker, (worker, [data]))
         else:
             action.parts.append(data)
 

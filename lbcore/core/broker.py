@@ -13,6 +13,7 @@ refuse), ``dispatch`` (choose and send), ``replies`` (match, learn, pass on), ov
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -308,15 +309,17 @@ class Broker(StoreSide):
     def next_deadline(self) -> float | None:
         """The moment at which ``tick`` must be called next, or None when nothing waits for time."""
         ledger = self.ledger
-        moments = ledger.durable.moments()
-        if not (ledger.deadlines or ledger.loaded or ledger.hold_until or ledger.alarms or moments):
-            return None
-        moments += [each[0][0] for each in (ledger.deadlines, ledger.alarms) if each]
-        if ledger.hold_until is not None and ledger.queue.count:
-            moments.append(ledger.hold_until)
-        if ledger.loaded:
-            moments.append(ledger.stall_at)
-        return min(moments) if moments else None
+        due = ledger.durable.next_moment()
+        if ledger.loaded and ledger.stall_at < due:
+            due = ledger.stall_at
+        if ledger.deadlines and ledger.deadlines[0][0] < due:
+            due = ledger.deadlines[0][0]
+        if ledger.alarms and ledger.alarms[0][0] < due:
+            due = ledger.alarms[0][0]
+        hold_until = ledger.hold_until
+        if hold_until is not None and hold_until < due and ledger.queue.count:
+            due = hold_until
+        return due if due < math.inf else None
 
     def tick(self, now: float) -> list[Action]:
         """Time has passed: deadlines, requests held for a better worker, stalled workers."""
@@ -370,15 +373,18 @@ class Broker(StoreSide):
     def _dispatched(self, now: float, outbox: Outbox) -> list[Action]:
         """The end of every event: start what can start now, and hand over what is to be done."""
         ledger = self.ledger
+        fleet, queue = ledger.fleet, ledger.queue
         if ledger.suspects:
             send_suspects(ledger, now, outbox)
-        if ledger.queue.count:
+        if queue.count:
             dispatch(ledger, now, outbox)
-        if ledger.loaded and ledger.fleet.free_count and not ledger.queue.count:
+        if fleet.free_count and ledger.loaded and not queue.count:
             rebalance(ledger, now, outbox)
         if ledger.ejected and have_needed_back(ledger, now):
             dispatch(ledger, now, outbox)
-        ledger.idling.look(ledger.fleet, ledger.in_flight, now)
+        free = fleet.free_count
+        if ledger.idling.beside or (free and ledger.in_flight > len(fleet.ready) - free):
+            ledger.idling.look(fleet, now)
         if ledger.topology.policy.hedge:
             watch(ledger, now)
         if ledger.spared:

@@ -48,11 +48,13 @@ def dispatch(ledger: Ledger, now: float, outbox: Outbox) -> None:
     reserved: list[Worker] = []
     held = passed = 0
     full: set[int] = set()
+    last, cost_s, ahead = -1, 0.0, 0
     while (run := queue.head()) is not None:
         task = run.task
-        cost_s = fleet.costs[task].mean_s
+        if task != last:
+            last, cost_s, ahead = task, fleet.costs[task].mean_s, fleet.prefetch(task)
         if policy.late_binding:
-            if not fleet.free_count and not fleet.prefetch(task):
+            if not fleet.free_count and not ahead:
                 break
             worker = policy.choose(task, now) if task not in full else None
             room = fleet.room(worker, task, now) if worker is not None else 0
@@ -84,10 +86,8 @@ def dispatch(ledger: Ledger, now: float, outbox: Outbox) -> None:
             else:
                 queue.park()
             continue
-        quantum = 1 if cost_s * 2 > RUN_S else min(RUN_MAX, int(RUN_S / cost_s))
+        quantum = 1 if worker.standing else _quantum(cost_s)
         explain = run.explain
-        if worker.standing:
-            quantum = 1
         entries = queue.take(min(room, quantum), cost_s)
         send(ledger, worker, task, entries, now, outbox, explain)
     if held or passed:
@@ -99,26 +99,37 @@ def dispatch(ledger: Ledger, now: float, outbox: Outbox) -> None:
             policy.changed(worker, now, keep_place=True)
 
 
-def start_now(ledger: Ledger, task: int, entries: list[Entry], now: float, outbox: Outbox) -> bool:
-    """Send requests at once that find nobody waiting and a worker with room for all of them.
+def _quantum(cost_s: float) -> int:
+    """How many requests of that cost are given out by one choice."""
+    return 1 if cost_s * 2 > RUN_S else min(RUN_MAX, int(RUN_S / cost_s))
+
+
+def start_now(ledger: Ledger, task: int, entries: list[Entry], now: float, outbox: Outbox) -> int:
+    """Send at once what finds nobody waiting and workers with room; returns how many were sent.
 
     The short way of ``dispatch``, by the same rule: what can start now need not be queued first.
+    Of several that take long none is sent: they are looked at together with what came with them.
     """
     policy, fleet = ledger.policy, ledger.fleet
-    cost_s, count = fleet.costs[task].mean_s, len(entries)
-    if not fleet.ready or (count > 1 and count * cost_s > RUN_S):
-        return False
-    worker = policy.choose(task, now) if count <= RUN_MAX else None
-    if worker is None:
-        return False
-    if policy.late_binding:
-        room = fleet.room(worker, task, now)
-    else:
-        room = BOUND_MAX - len(worker.inflight)
-    if room < count or (worker.standing and count > 1):
-        return False
-    send(ledger, worker, task, entries, now, outbox)
-    return True
+    count, sent = len(entries), 0
+    quantum = _quantum(fleet.costs[task].mean_s)
+    if not fleet.ready or (count > 1 and quantum == 1):
+        return 0
+    while sent < count:
+        worker = policy.choose(task, now)
+        if worker is None:
+            break
+        if policy.late_binding:
+            room = fleet.room(worker, task, now)
+        else:
+            room = BOUND_MAX - len(worker.inflight)
+        if room <= 0:
+            break
+        room = min(room, 1 if worker.standing else quantum)
+        part = entries if count <= room else entries[sent : sent + room]
+        send(ledger, worker, task, part, now, outbox)
+        sent += len(part)
+    return sent
 
 
 def _record(
@@ -173,8 +184,9 @@ def send(
     if before + added > worker.concurrency and ledger.policy.late_binding:
         if not ledger.loaded:
             ledger.stall_at = now + STALL_CHECK_S
-        ledger.loaded.add(worker)
-    ledger.changed(worker, now)
+        ledger.loaded[worker.number] = worker
+    worker.refresh(now)
+    ledger.policy.changed(worker, now)
     if worker.standing:
         # one request is its trial
         ledger.refresh_ready(worker, now)

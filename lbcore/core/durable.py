@@ -12,6 +12,7 @@ Part of ``ledger``; ``storing``, ``recovery`` and ``results`` work on it.
 
 from __future__ import annotations
 
+import math
 from typing import Final, NamedTuple
 
 from .errors import RequestError
@@ -147,12 +148,12 @@ class Durable:
         """Nothing is on its way to the store: a system that stops may go."""
         return not (self.staged or self.finishing or self.marking or self.batch)
 
-    def moments(self) -> list[float]:
-        """The moments at which time must be looked at."""
+    def next_moment(self) -> float:
+        """The moment at which time must be looked at next; infinity when nothing waits for it."""
         if self.wait_until is self.retry_at is self.claims_until is None:
-            return []
+            return math.inf
         times = (self.wait_until, self.retry_at, self.claims_until)
-        return [at for at in times if at is not None]
+        return min([at for at in times if at is not None])
 
     def knows(self, request_id: int) -> bool:
         """Whether a request is accepted, or about to be, and not done."""

@@ -31,8 +31,9 @@ PREFETCH_MAX: Final = 512
 PREFETCH_TRANSITS: Final = 3.0
 #: a worker that joins a running system gets one request at a time until it has done this many
 WARM_UP: Final = 3
-#: tiny successes are learned from together, this often
-LEARN_EVERY_S: Final = 0.001
+#: successes that took less than this are learned from together, so often
+TINY_S: Final = 0.001
+LEARN_EVERY_S: Final = 0.003
 #: the declared speed of a worker counts like so many samples, once a task's cost is known: the
 #: first samples move it further than ``costs.SPEED_RATE``
 SPEED_PRIOR: Final = 2.0
@@ -160,11 +161,11 @@ class Fleet:
         sums[1] += seconds
         if cpu_share >= 0.0:
             sums[2] = cpu_share
-        if now < worker.learn_at and seconds < LEARN_EVERY_S * count and cost.count >= LEARN_ALL:
+        if now < worker.learn_at and seconds < TINY_S * count and cost.count >= LEARN_ALL:
             return
         worker.learn_at = now + LEARN_EVERY_S
-        del worker.samples[task]
         total, seconds, cpu_share = sums
+        sums[0], sums[1], sums[2] = 0.0, 0.0, -1.0
         policy, speed, known = self.policy, worker.speed(), (cost.mean_s, cost.log_cost)
         # what counts for nothing in a choice must explain nothing here
         availability = worker.availability_at_time(now) if policy.cpu_weight else 1.0

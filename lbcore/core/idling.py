@@ -17,23 +17,30 @@ LOOKED_AT_MAX: Final = 64
 class IdleMeter:
     """Worker-seconds, by looks at the fleet; what it saw counts until the next look."""
 
-    __slots__ = ("_beside", "_since", "seconds")
+    __slots__ = ("_since", "beside", "seconds")
 
     def __init__(self) -> None:
         #: seconds that workers were idle while requests waited at others, summed over the workers
         self.seconds = 0.0
-        self._beside = 0
+        #: how many are, as far as was seen
+        self.beside = 0
         self._since = 0.0
 
-    def look(self, fleet: Fleet, in_flight: int, now: float) -> None:
-        """Something may have changed."""
-        free = fleet.free_count
-        if self._beside:
-            self.seconds += (now - self._since) * self._beside
-            self._beside = 0
-        self._since = now
-        if free and in_flight > len(fleet.ready) - free:
-            waiting = 0
+    def look(self, fleet: Fleet, now: float) -> None:
+        """Something may have changed.
+
+        Needed only where workers were idle beside others, and where there are free ones and more
+        requests at workers than the others have room for."""
+        if self.beside:
+            self.seconds += (now - self._since) * self.beside
+            self.beside = 0
+        if fleet.free_count:
+            free, waiting = fleet.free_count, 0
             for worker in fleet.ready[:LOOKED_AT_MAX]:
-                waiting += max(0, len(worker.inflight) - worker.concurrency)
-            self._beside = min(free, waiting)
+                behind = len(worker.inflight) - worker.concurrency
+                if behind > 0:
+                    waiting += behind
+                    if waiting >= free:
+                        waiting = free
+                        break
+            self.beside, self._since = waiting, now

@@ -207,18 +207,19 @@ def _admit(
             client.accepted += len(staged) - before
             ledger.accepted += len(staged) - before
             return True
+        added = len(entries)
         if task in ledger.tasks.sized.arguments:
             whole = Run(client.number, task, entries, bool(flags & _EXPLAIN), priority)
             _admit_by_size(ledger, client, whole, timed, now, outbox)
-        elif (
-            (queue.count and queue.can_start())
-            or flags & _EXPLAIN
-            or client.paused
-            or not start_now(ledger, task, entries, now, outbox)
-        ):
+        elif flags & _EXPLAIN or client.paused or (queue.count and queue.can_start()):
             run = Run(client.number, task, entries, bool(flags & _EXPLAIN), priority)
             queue.append(run, frame_bytes, timed=timed)
-        added = len(entries)
+        else:
+            sent = start_now(ledger, task, entries, now, outbox)
+            if sent < added:
+                rest = entries[sent:] if sent else entries
+                run = Run(client.number, task, rest, False, priority)
+                queue.append(run, size_of(rest) if sent else frame_bytes, timed=timed)
         client.in_flight += added
         client.accepted += added
         ledger.accepted += added
@@ -234,12 +235,9 @@ def _admit_by_size(
     queue, sized = ledger.queue, ledger.tasks.sized
     for kind, group in groupby(whole.entries, lambda entry: sized.kind(entry[1])):
         same = list(group)
-        if (
-            (queue.count and queue.can_start())
-            or whole.explain
-            or client.paused
-            or not start_now(ledger, kind, same, now, outbox)
-        ):
+        if not (whole.explain or client.paused or (queue.count and queue.can_start())):
+            del same[: start_now(ledger, kind, same, now, outbox)]
+        if same:
             run = Run(client.number, kind, same, whole.explain, whole.priority)
             queue.append(run, size_of(same), timed=timed)
 

@@ -46,7 +46,7 @@ def lose(
     ledger.fleet.set_ready(worker, False)
     if worker.state is ChildState.RUNNING:
         worker.state = ChildState.BACKOFF
-    ledger.loaded.discard(worker)
+    ledger.loaded.pop(worker.number, None)
     ledger.recalled.discard(number)
     held = list(worker.inflight.items())
     worker.inflight.clear()

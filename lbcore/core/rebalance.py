@@ -42,10 +42,15 @@ def rebalance(ledger: Ledger, now: float, outbox: Outbox) -> None:
     that wait longest, one worker's for each that is free, where that one has them done sooner."""
     fleet = ledger.fleet
     margin_s = GAIN_TRANSITS * fleet.transit_s
+    for worker in ledger.loaded.values():
+        if worker.running_s > margin_s:
+            break
+    else:
+        # short ones are soon done, however late they are
+        return
     slow = [
         (worker.rest_s(now), worker.number)
-        for worker in islice(ledger.loaded, LOOKED_AT_MAX)
-        # a short one is soon done, however late it is
+        for worker in islice(ledger.loaded.values(), LOOKED_AT_MAX)
         if worker.running_s > margin_s and worker.number not in ledger.recalled
     ]
     for rest_s, number in sorted(slow, reverse=True):
@@ -73,6 +78,6 @@ def _fastest_free(fleet: Fleet, task: int, now: float) -> Worker | None:
 def recall_from_stalled(ledger: Ledger, now: float, outbox: Outbox) -> None:
     """Have those give back what waits there who are far too late with what they run."""
     ledger.stall_at = now + STALL_CHECK_S
-    for worker in ledger.loaded:
+    for worker in ledger.loaded.values():
         if ledger.fleet.free_count and is_late(worker, now):
             recall(ledger, worker, outbox)

@@ -47,9 +47,8 @@ def read_replies(ledger: Ledger, worker: Worker, data: bytes, now: float, outbox
     unusual = bool(durable) or not is_calm
     head_at, before = worker.head_at, len(worker.inflight)
     # a segment is answers for one client, a run is answers of one kind and status
-    segment, client, run_tag, run_begin = 0, -1, _REPLY, 0
-    sized, kind = ledger.tasks.sized, 0
-    is_sized = kind in sized.arguments
+    segment, client, run_tag, run_begin = 0, -1, -1, 0
+    sized, kind, is_sized = ledger.tasks.sized, 0, False
     count = segment_begin = offset = tail = 0
     seconds, wrong, end, body = 0.0, "", len(data), HEADER_BYTES
     while body <= end:
@@ -97,30 +96,16 @@ def read_replies(ledger: Ledger, worker: Worker, data: bytes, now: float, outbox
     if before == 1 and count == 1 and worker.head_was_alone and not run_tag >> 8 & 0xFF:
         ledger.fleet.observe_transit(now - head_at - seconds)
     if len(worker.inflight) != before:
-        _requests_left(ledger, worker, before, data, offset, now, outbox)
+        settle(ledger, worker, before, now)
+        if worker.failures_in_row or worker.standing:
+            judge(ledger, worker, now, outbox)
+        if ledger.follows:
+            tell_answered(ledger, worker, data, offset, now)
+        if worker.solo:
+            end_solo(ledger, worker, now)
     if wrong:
         raise ProtocolError(wrong)
     return data[offset:]
-
-
-def _requests_left(
-    ledger: Ledger,
-    worker: Worker,
-    before: int,
-    data: bytes,
-    end: int,
-    now: float,
-    outbox: Outbox,
-) -> None:
-    """A worker has fewer requests than the ``before`` it had: those of the replies up to ``end``
-    are done."""
-    settle(ledger, worker, before, now)
-    if worker.failures_in_row or worker.standing:
-        judge(ledger, worker, now, outbox)
-    if ledger.follows:
-        tell_answered(ledger, worker, data, end, now)
-    if worker.solo:
-        end_solo(ledger, worker, now)
 
 
 def _finish(ledger: Ledger, request_id: int, tag: int, reply: bytes, outbox: Outbox) -> None:
@@ -266,9 +251,10 @@ def settle(ledger: Ledger, worker: Worker, before: int, now: float) -> None:
     worker.head_at, worker.head_was_alone = now, False
     if worker.position >= 0 and pending < worker.concurrency <= before:
         ledger.fleet.free_count += 1
-    if pending <= worker.concurrency:
-        ledger.loaded.discard(worker)
+    if pending <= worker.concurrency and (ledger.loaded or ledger.recalled):
+        ledger.loaded.pop(worker.number, None)
         ledger.recalled.discard(worker.number)
-    ledger.changed(worker, now)
+    worker.refresh(now)
+    ledger.policy.changed(worker, now)
     if worker.standing:
         ledger.refresh_ready(worker, now)

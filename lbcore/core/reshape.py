@@ -108,7 +108,7 @@ def _change_policy(ledger: Ledger, topology: Topology, now: float, outbox: Outbo
         ledger.stall_at = now + STALL_CHECK_S
         for worker in fleet.ready:
             if worker.pending > worker.concurrency:
-                ledger.loaded.add(worker)
+                ledger.loaded[worker.number] = worker
                 ledger.recalled.add(worker.number)
                 outbox.add(Recall(worker.number))
 
@@ -193,7 +193,7 @@ def spare(ledger: Ledger, worker: Worker, now: float, outbox: Outbox) -> None:
     """Send a worker nothing more, and take back what it has not begun."""
     worker.draining = True
     ledger.spared.add(worker)
-    ledger.loaded.discard(worker)
+    ledger.loaded.pop(worker.number, None)
     if worker.number in ledger.buffers:
         worker.state = ChildState.DRAIN
         ledger.refresh_ready(worker, now)

@@ -233,7 +233,7 @@ def test_tiny_answers_are_learned_from_together(
         driver.send(client, "tiny", 10)
         while driver.held[0]:
             driver.answer(0, len(driver.held[0]), service_s=1e-6)
-    driver.advance(0.002)
+    driver.advance(0.005)
     driver.send(client, "tiny")
     driver.answer(0, service_s=1e-6)
     assert len(seen) <= 3

@@ -48,18 +48,17 @@ class LeastLoad(Policy):
         #: the classes in use, fastest first
         self._classes: list[int] = []
         self._order = 0
+        #: new entries, by the worker's number
+        self._unfiled: dict[int, Entry] = {}
 
     def changed(self, worker: Worker, now: float, keep_place: bool = False) -> None:
-        """File the worker anew; its older entry is skipped when it comes up."""
-        worker.stamp += 1
+        """Make the worker's new entry; its older one is skipped when it comes up.
+
+        It is filed before the next choice: once, however often the worker changes until then.
+        """
+        worker.stamp = stamp = worker.stamp + 1
         if worker.position < 0:
             return
-        worker.effective_speed(now)
-        speed_class = worker.speed_class
-        heap = self._heaps.get(speed_class)
-        if heap is None:
-            heap = self._heaps[speed_class] = []
-            self._classes = sorted(self._heaps, reverse=True)
         # all who are free now are equal, since whenever that may be
         free_at = worker.done_at if worker.done_at > now else 0.0
         if worker.virtual_s:
@@ -67,9 +66,23 @@ class LeastLoad(Policy):
         if not keep_place:
             self._order += 1
             worker.place = self._order
-        heapq.heappush(heap, (free_at, worker.place, worker.number, worker.stamp))
-        if len(heap) > 64 + 4 * len(self.fleet.ready):
-            self._sweep(speed_class)
+        self._unfiled[worker.number] = (free_at, worker.place, worker.number, stamp)
+
+    def _file(self) -> None:
+        """File the entries that are new."""
+        workers = self.fleet.workers
+        for entry in self._unfiled.values():
+            worker = workers[entry[2]]
+            if worker.stamp != entry[3]:
+                continue
+            heap = self._heaps.get(worker.speed_class)
+            if heap is None:
+                heap = self._heaps[worker.speed_class] = []
+                self._classes = sorted(self._heaps, reverse=True)
+            heapq.heappush(heap, entry)
+            if len(heap) > 64 + 4 * len(self.fleet.ready):
+                self._sweep(worker.speed_class)
+        self._unfiled.clear()
 
     def choose(self, task: int, now: float, startable: bool = False) -> Worker | None:
         """The worker that would be done soonest, whether it has room now or not.
@@ -77,6 +90,14 @@ class LeastLoad(Policy):
         With ``startable``, of those that have room: within a class the one that is free first has,
         if any has.
         """
+        if self._unfiled:
+            self._file()
+        if len(self._classes) == 1:
+            # all are about equally fast: nothing to compare
+            found = self._earliest(self._classes[0], task, now)
+            worker = found[0] if found is not None else None
+            has_room = worker is None or not startable or self.fleet.room(worker, task, now)
+            return worker if has_room else None
         best: Worker | None = None
         best_load, best_place, best_idle = math.inf, 0, False
         pending_weight = self.fleet.policy.pending_weight
