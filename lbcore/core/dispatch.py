@@ -126,7 +126,7 @@ def start_now(ledger: Ledger, task: int, entries: list[Entry], now: float, outbo
         if room <= 0:
             break
         room = min(room, 1 if worker.standing else quantum)
-        part = entries if count <= room else entries[sent : sent + room]
+        part = entries[sent : sent + room]
         send(ledger, worker, task, part, now, outbox)
         sent += len(part)
     return sent

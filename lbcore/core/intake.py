@@ -236,7 +236,7 @@ def _admit_by_size(
     for kind, group in groupby(whole.entries, lambda entry: sized.kind(entry[1])):
         same = list(group)
         if not (whole.explain or client.paused or (queue.count and queue.can_start())):
-            del same[: start_now(ledger, kind, same, now, outbox)]
+            same = same[start_now(ledger, kind, same, now, outbox) :]
         if same:
             run = Run(client.number, kind, same, whole.explain, whole.priority)
             queue.append(run, size_of(same), timed=timed)
