@@ -107,7 +107,7 @@ def compare(
     Exit code 1: requests were never answered.
     """
     from .compare_seeds import as_json as ratios_as_json
-    from .compare_view import Wish, view
+    from .compare_view import Wish, again, view
 
     wish = Wish(
         scenario=scenario,
@@ -130,6 +130,7 @@ def compare(
     result = view(found[0])
     if seeds > 1:
         result |= {"ratios": ratios_as_json(found), "runs": [view(each) for each in found]}
+        result["again"] = again(found[0], seeds)
     if as_json:
         print_json(result)
     if save is not None:
@@ -156,7 +157,7 @@ def _run_seeds(plan: RealPlan, wish: Wish, seeds: int, as_json: bool) -> list[Co
     if seeds > 1:
         print_ratios(found)
         click.echo()
-    click.echo(f"again: {again(found[0])}" + (f" --seeds {seeds}" if seeds > 1 else ""))
+    click.echo(f"again: {again(found[0], seeds)}")
     return found
 
 

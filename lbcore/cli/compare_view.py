@@ -135,8 +135,8 @@ def ratios(simulated: Measures, real: Measured) -> dict[str, float | None]:
     return {key: mine / other if other else None for key, (mine, other) in pairs.items()}
 
 
-def again(found: Comparison) -> str:
-    """The command that sends the same requests."""
+def again(found: Comparison, seeds: int = 1) -> str:
+    """The command that sends the same requests; ``found`` is the first of so many ``seeds``."""
     wish, plan = found.wish, found.plan
     parts = [program_name(), "compare --scenario", shlex.quote(wish.scenario)]
     parts += ["--policy", shlex.quote(",".join(wish.policies)), f"--scale {plan.scale:g}"]
@@ -145,4 +145,6 @@ def again(found: Comparison) -> str:
         parts.append(f"--workers {plan.scenario.workers_count}")
     if wish.load is not None:
         parts.append(f"--load {wish.load:g}")
+    if seeds > 1:
+        parts.append(f"--seeds {seeds}")
     return " ".join(parts)

@@ -1,7 +1,8 @@
 """A topology of a command's own: in a temporary folder, and nothing of it left behind.
 
 It starts the real ``lb up`` as a child process.  Whatever ends the block (the end, an error,
-Ctrl-C, SIGTERM), the child is stopped and the folder removed.  Called by ``demo`` and ``compare``.
+Ctrl-C, SIGTERM), the child is stopped and the folder removed; after SIGKILL the child stops by
+itself, and the folder stays.  Called by ``demo`` and ``compare``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from lbcore.core.errors import BrokerUnavailable
+from lbcore.shell.child import stop_with_parent
 
 from .clone import clone_folder
 from .connection import Target
@@ -70,6 +72,8 @@ def running(folder: Path, topology: str, what: str) -> Iterator[Target]:
             env=_environment(),
             # the terminal's Ctrl-C is for us; we stop the child
             start_new_session=True,
+            # and when we are killed nobody does
+            preexec_fn=stop_with_parent,
         )
     try:
         yield _wait_until_ready(child, config, output, what)

@@ -41,10 +41,22 @@ class Replay:
     seed: int = SEED
 
 
-def run_replay(replay: Replay, as_json: bool) -> int:
-    """Simulate the recorded requests under each policy, and print what came of it."""
-    from lbcore.lab.reference import references
-    from lbcore.lab.replay import AS_RECORDED, as_recorded, read_recording, replayed
+def run_replay(
+    replay: Replay, as_json: bool, save: str | None = None, report: str | None = None
+) -> int:
+    """Simulate the recorded requests under each policy, and print what came of it.
+
+    ``save`` and ``report`` are files to write it to as well.  Raises ``ReplayError`` and
+    ``RunFileError``.
+    """
+    from lbcore.lab.reference import run_references
+    from lbcore.lab.replay import (
+        AS_RECORDED,
+        as_recorded,
+        read_recording,
+        recorded_detail,
+        replayed,
+    )
     from lbcore.lab.study import Result, Study, read_policy
     from lbcore.lab.trial import Trial
 
@@ -55,11 +67,12 @@ def run_replay(replay: Replay, as_json: bool) -> int:
     policies = list(dict.fromkeys(replay.policies or [_known_policy(found)]))
     configs = {policy: read_policy(policy) for policy in policies}
     study = Study(scenario, policies, [replay.seed])
-    study.add(replay.seed, {AS_RECORDED: Result(as_recorded(found, traffic), None)})
+    recorded = Result(as_recorded(found, traffic), recorded_detail(found, traffic))
+    study.add(replay.seed, {AS_RECORDED: recorded})
     progress = Progress(as_json)
     try:
-        for name, measures in references(scenario, traffic).items():
-            study.add(replay.seed, {name: Result(measures, None)})
+        for name, meter in run_references(scenario, traffic).items():
+            study.add(replay.seed, {name: Result(meter.measures(), meter.detail())})
         for done, (policy, config) in enumerate(configs.items(), 1):
             trial = Trial(scenario, traffic, config, replay.seed)
             measures = trial.run()
@@ -71,6 +84,10 @@ def run_replay(replay: Replay, as_json: bool) -> int:
         print_json(_view(study, replay, found))
     else:
         _print(study, replay, found)
+    if save is not None or report is not None:
+        from .run_files import run_of_study, write_runs
+
+        write_runs([run_of_study(study, _again(study, replay))], save, report)
     lost = any(study.mean(policy).lost for policy in policies)
     return ExitCode.FAILED if lost else ExitCode.OK
 

@@ -78,6 +78,9 @@ def run_of_study(study: Study, again: str) -> RunFile:
     for name in study.names:
         detail = study.details[name]
         run.quantiles[name] = list(detail.quantiles)
+        if len(detail.requests) != len(names):
+            # a recorded system that had other workers
+            continue
         run.requests[name] = dict(zip(names, detail.requests, strict=True))
         run.shares[name] = dict(zip(names, detail.shares, strict=True))
         if detail.moments:

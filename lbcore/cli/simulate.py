@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lbcore.sim.campaign import Tally
     from lbcore.sim.run import Outcome, Plan
 
+    from .replay import Replay
     from .study import Question
 
 #: without any bound, this many seconds are simulated
@@ -48,8 +49,8 @@ PROGRESS_S: Final = 1.0
     help="Work that comes ÷ work possible; of a recording: come so many times as fast.",
 )
 @click.option("--seeds", type=WholeNumber(1, 10_000), help="Of a scenario: so many, for intervals.")
-@click.option("--save", metavar="FILE", help="Of a scenario: keep what came of it, for `report`.")
-@click.option("--report", metavar="FILE", help="Of a scenario: draw it (.html or .pdf).")
+@click.option("--save", metavar="FILE", help="Of a comparison: keep what came of it, for `report`.")
+@click.option("--report", metavar="FILE", help="Of a comparison: draw it (.html or .pdf).")
 @click.option(
     "--seed",
     type=WholeNumber(0),
@@ -101,10 +102,12 @@ def simulate(
     Exit code 1: a promise was broken, or requests were never answered.
     """
     if replay is not None:
-        of_others = (scenarios, seeds, save, report, requests, seconds, jobs, each, limit, keep)
+        of_others = (scenarios, seeds, requests, seconds, jobs, each, limit, keep)
         if faults or trace or any(option is not None for option in of_others):
-            raise click.UsageError("--replay goes with --policy, --workers, --load and --seed only")
-        return _replay(replay, policies, workers, load, seed, as_json)
+            fitting = "--policy, --workers, --load, --seed, --save and --report"
+            raise click.UsageError(f"--replay goes with {fitting} only")
+        wish = _wish(replay, policies, workers, load, seed)
+        return _replay(wish, as_json, save, report)
     if scenarios is not None:
         if faults or seconds is not None or each or limit or keep or trace:
             raise click.UsageError("--scenario compares policies; the faults' options do not apply")
@@ -112,7 +115,7 @@ def simulate(
         return _compare(question, as_json, save, report)
     if policies or workers or load or seeds or save or report:
         what = "--policy, --workers, --load, --seeds, --save and --report"
-        raise click.UsageError(f"{what} need --scenario, or the first three --replay")
+        raise click.UsageError(f"{what} need --scenario or, but for --seeds, --replay")
     from lbcore.sim.run import REQUESTS, Plan
 
     if not faults:
@@ -181,27 +184,25 @@ def _question(
     )
 
 
-def _replay(
-    file: str,
-    policies: str | None,
-    workers: int | None,
-    load: float | None,
-    seed: int | None,
-    as_json: bool,
-) -> int:
-    from .replay import Replay, run_replay
+def _wish(
+    file: str, policies: str | None, workers: int | None, load: float | None, seed: int | None
+) -> Replay:
+    from .replay import Replay
     from .study import SEED
 
-    return run_replay(
-        Replay(
-            file=file,
-            policies=_parts(policies) if policies else (),
-            workers=workers,
-            load=load or 1.0,
-            seed=SEED if seed is None else seed,
-        ),
-        as_json,
+    return Replay(
+        file=file,
+        policies=_parts(policies) if policies else (),
+        workers=workers,
+        load=load or 1.0,
+        seed=SEED if seed is None else seed,
     )
+
+
+def _replay(wish: Replay, as_json: bool, save: str | None, report: str | None) -> int:
+    from .replay import run_replay
+
+    return run_replay(wish, as_json, save, report)
 
 
 def _parts(text: str) -> list[str]:

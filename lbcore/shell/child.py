@@ -101,11 +101,23 @@ def die_with_parent(parent_pid: int) -> None:
 
     Elsewhere the end of the leash has to do: a child leaves when it reads end-of-file there.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    _signal_with_parent(signal.SIGKILL)
     if os.getppid() != parent_pid:
         # the parent ended between the fork and the line above: no signal will come
         os._exit(1)
+
+
+def stop_with_parent() -> None:
+    """Have the kernel ask this process to stop when its parent ends (Linux; nothing elsewhere).
+
+    It holds on when the process becomes another program.
+    """
+    _signal_with_parent(signal.SIGTERM)
+
+
+def _signal_with_parent(number: signal.Signals) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
 
 
 def reset_signals() -> None:

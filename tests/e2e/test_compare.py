@@ -188,6 +188,14 @@ def test_an_interrupt_leaves_nothing(number: int, code: int, runs: Runs) -> None
     runs.check_nothing_is_left()
 
 
+def test_its_systems_end_with_one_that_is_killed(runs: Runs) -> None:
+    process = runs.start("--scenario", "equal", "--policy", "least_load", "--requests", "20000")
+    wait_until(lambda: list(runs.temporary.glob("lb-compare-*/start")), "the first request")
+    process.kill()
+    process.communicate(timeout=PATIENCE_S)
+    wait_until(lambda: not survivors(MARK, runs.mark), "the end of all processes")
+
+
 def test_several_seeds_give_intervals(runs: Runs, tmp_path: Path) -> None:
     saved = tmp_path / "runs.json"
     arguments = ("--scenario", "equal", "--policy", "least_load,random", "--seeds", "2", *SMALL)
@@ -200,6 +208,7 @@ def test_several_seeds_give_intervals(runs: Runs, tmp_path: Path) -> None:
     assert lines[-1].endswith("--seeds 2")
     found = json.loads(saved.read_text())
     assert read_run(found, "runs.json").kind == "compare"
+    assert found["again"] == lines[-1].removeprefix("again: ")
     assert [run["settings"]["seed"] for run in found["runs"]] == [1, 2]
     first, second = found["ratios"]
     assert first["policy"] == "least_load"

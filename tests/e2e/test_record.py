@@ -37,8 +37,12 @@ def test_a_recording_is_replayed_with_other_workers(system: Start) -> None:
     assert rows["round_robin"]["mean"] < rows["as recorded"]["mean"]
     lb.cli("report", "a.rec")
     assert "as recorded" in (lb.folder / "report.html").read_text()
-    shown = lb.cli("simulate", "--replay", "a.rec").stdout
-    assert "60 requests, replayed with the recorded workers" in shown
+    files = ("--save", "replay.json", "--report", "replay.html")
+    shown = lb.cli("simulate", "--replay", "a.rec", "--workers", "2", *files).stdout
+    lb.cli("simulate", "--replay", "a.rec", "--workers", "8", *files)
+    assert "</html>" in (lb.folder / "replay.html").read_text()
+    assert lb.cli("report", "replay.json", "--out", "again.html").returncode == 0
+    assert "60 requests, replayed with 2 equal workers" in shown
     assert "as recorded" in shown
 
 
