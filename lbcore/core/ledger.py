@@ -107,8 +107,7 @@ class Ledger(SideTables):
         self.deadlines: list[tuple[float, int]] = []
         #: ids still at a worker whose client has had its answer
         self.answered: set[int] = set()
-        #: workers, by number, that hold requests behind the running ones; and those asked to give
-        #: them back
+        #: workers that hold requests behind the running ones, and those asked to give them back
         self.loaded: dict[int, Worker] = {}
         self.recalled: set[int] = set()
         #: workers that get nothing new, until it was said that they have nothing left

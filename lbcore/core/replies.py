@@ -40,8 +40,7 @@ def read_replies(ledger: Ledger, worker: Worker, data: bytes, now: float, outbox
 
     Raises ``ProtocolError`` when the worker broke the protocol, with all before it booked.
     """
-    unpack, pop = REPLY_SCAN.unpack_from, worker.inflight.pop
-    durable = ledger.durable.open
+    unpack, pop, durable = REPLY_SCAN.unpack_from, worker.inflight.pop, ledger.durable.open
     # nothing in the side tables: then a durable one has only to be written
     is_calm = _is_calm(ledger)
     unusual = bool(durable) or not is_calm
