@@ -135,6 +135,8 @@ def recognise(
     if worker is not None:
         if request_id in ledger.answered:
             _revive(ledger, client, request_id)
+            # what is booked there may be only a header: it ran already when the worker joined
+            _replace_frame(ledger, worker, request_id, frame)
         return True
     task = task_of(frame)
     if task >= len(ledger.tasks.specs):
@@ -185,6 +187,10 @@ def fill_placeholder(ledger: Ledger, request_id: int, frame: bytes) -> None:
         return
     worker = ledger.holder(request_id)
     assert worker is not None, "a placeholder is in flight or missing"
+    _replace_frame(ledger, worker, request_id, frame)
+
+
+def _replace_frame(ledger: Ledger, worker: Worker, request_id: int, frame: bytes) -> None:
     kind_of = ledger.tasks.sized.kind
     was = kind_of(worker.inflight[request_id])
     worker.inflight[request_id] = frame

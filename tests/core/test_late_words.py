@@ -31,6 +31,26 @@ def test_a_cancel_that_finds_a_later_run_of_a_request_does_not_end_it(drive: Dri
     driver.assert_empty()
 
 
+def test_a_cancel_that_ends_the_run_that_its_client_asks_for_again(drive: Drive) -> None:
+    """It ran on at a worker that was away; its answer from elsewhere is lost with a connection."""
+    driver = drive(workers=2)
+    client = driver.client()
+    (request_id,) = driver.send(client, "short", body=b"\x05")
+    driver.cut(0, running=())
+    driver.answer(1)
+    driver.vanish(client)
+    driver.join(0, running=[(request_id, "short")])
+    assert driver.cancels == [(0, request_id)]
+    driver.client(resume=client)
+    frame = request_frame(request_id, driver.numbers["short"], b"\x05", flags=Flag.RESENT)
+    driver.from_client(client, frame)
+    driver.answer(0, status=Status.CANCELLED, body=GONE)
+    (held,) = driver.held[0] + driver.held[1]
+    assert (held.id, held.body) == (request_id, b"\x05")
+    driver.finish()
+    driver.assert_empty()
+
+
 def test_one_that_must_not_run_twice_is_not_run_again(drive: Drive) -> None:
     driver = drive(workers=1)
     client = driver.client()
