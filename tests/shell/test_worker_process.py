@@ -126,7 +126,8 @@ def test_a_repeat_of_what_runs_is_ignored(make: Make, tmp_path: Path) -> None:
     worker, trace, release = make(), tmp_path / "trace", tmp_path / "release"
     requests, _ = worker.broker()
     numbered(requests).send(7, ONCE, str(trace), str(release))
-    worker.wait_running(7)
+    # not only taken up: until it has begun, another connection takes it away
+    wait_until(trace.exists, "the task")
     requests, control = worker.broker()
     assert requests.welcome["running"] == [[7, "once"]]
     numbered(requests).send(7, ONCE, str(trace), str(release), flags=Flag.RESENT)
