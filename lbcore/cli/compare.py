@@ -129,8 +129,11 @@ def compare(
     found = _run_seeds(plan, wish, seeds, as_json)
     result = view(found[0])
     if seeds > 1:
-        result |= {"ratios": ratios_as_json(found), "runs": [view(each) for each in found]}
-        result["again"] = again(found[0], seeds)
+        result |= {
+            "again": again(found[0], seeds),
+            "ratios": ratios_as_json(found),
+            "runs": [view(each) for each in found],
+        }
     if as_json:
         print_json(result)
     if save is not None:

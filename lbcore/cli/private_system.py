@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from lbcore.core.errors import BrokerUnavailable
-from lbcore.shell.child import stop_with_parent
+from lbcore.shell.child import die_with_parent
 
 from .clone import clone_folder
 from .connection import Target
@@ -73,7 +75,7 @@ def running(folder: Path, topology: str, what: str) -> Iterator[Target]:
             # the terminal's Ctrl-C is for us; we stop the child
             start_new_session=True,
             # and when we are killed nobody does
-            preexec_fn=stop_with_parent,
+            preexec_fn=partial(die_with_parent, os.getpid(), signal.SIGTERM),
         )
     try:
         yield _wait_until_ready(child, config, output, what)

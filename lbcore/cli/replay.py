@@ -49,7 +49,6 @@ def run_replay(
     ``save`` and ``report`` are files to write it to as well.  Raises ``ReplayError`` and
     ``RunFileError``.
     """
-    from lbcore.lab.reference import run_references
     from lbcore.lab.replay import (
         AS_RECORDED,
         as_recorded,
@@ -57,26 +56,23 @@ def run_replay(
         recorded_detail,
         replayed,
     )
-    from lbcore.lab.study import Result, Study, read_policy
-    from lbcore.lab.trial import Trial
+    from lbcore.lab.study import REFERENCES, Result, Study, read_policy, run_on
 
     found = read_recording(_read(replay.file), replay.file)
     scenario, traffic = replayed(
         found, Path(replay.file).stem, workers=replay.workers, load=replay.load
     )
     policies = list(dict.fromkeys(replay.policies or [_known_policy(found)]))
-    configs = {policy: read_policy(policy) for policy in policies}
+    for policy in policies:
+        # a wrong one is told before anything runs
+        read_policy(policy)
     study = Study(scenario, policies, [replay.seed])
     recorded = Result(as_recorded(found, traffic), recorded_detail(found, traffic))
     study.add(replay.seed, {AS_RECORDED: recorded})
     progress = Progress(as_json)
     try:
-        for name, meter in run_references(scenario, traffic).items():
-            study.add(replay.seed, {name: Result(meter.measures(), meter.detail())})
-        for done, (policy, config) in enumerate(configs.items(), 1):
-            trial = Trial(scenario, traffic, config, replay.seed)
-            measures = trial.run()
-            study.add(replay.seed, {policy: Result(measures, trial.meter.detail())})
+        for done, what in enumerate((REFERENCES, *policies)):
+            study.add(replay.seed, run_on(scenario, traffic, what, replay.seed, detailed=True))
             progress.show(done, len(policies))
     finally:
         progress.clear()

@@ -106,8 +106,10 @@ def simulate(
         if faults or trace or any(option is not None for option in of_others):
             fitting = "--policy, --workers, --load, --seed, --save and --report"
             raise click.UsageError(f"--replay goes with {fitting} only")
+        from .replay import run_replay
+
         wish = _wish(replay, policies, workers, load, seed)
-        return _replay(wish, as_json, save, report)
+        return run_replay(wish, as_json, save, report)
     if scenarios is not None:
         if faults or seconds is not None or each or limit or keep or trace:
             raise click.UsageError("--scenario compares policies; the faults' options do not apply")
@@ -197,12 +199,6 @@ def _wish(
         load=load or 1.0,
         seed=SEED if seed is None else seed,
     )
-
-
-def _replay(wish: Replay, as_json: bool, save: str | None, report: str | None) -> int:
-    from .replay import run_replay
-
-    return run_replay(wish, as_json, save, report)
 
 
 def _parts(text: str) -> list[str]:

@@ -62,7 +62,6 @@ class TaskCost:
         "log_cost",
         "mean_s",
         "noise",
-        "uncertainty",
         "variance",
     )
 
@@ -82,12 +81,15 @@ class TaskCost:
         self._calm = 0.0, 1.0
         #: learned speeds that differ by less than this part may well be equal
         self.noise = 0.0
-        #: half the spread of its times, in logarithms; much as long as it was never seen
-        self.uncertainty = NOISE_MAX
         #: CPU time / wall time where nothing else wants the core (``f_k``)
         self.cpu_share = 1.0
         #: successes seen
         self.count = 0
+
+    @property
+    def uncertainty(self) -> float:
+        """Half the spread of its times, in logarithms; much as long as it was never seen."""
+        return self.noise if self.count else NOISE_MAX
 
     def guess(self, other: TaskCost, factor: float) -> None:
         """Take it for ``factor`` times another one until there is a sample."""
@@ -132,7 +134,7 @@ class TaskCost:
         if self.count == 0:
             self.mean_s = sample_s
             self.log_cost = math.log(sample_s)
-            self.count, self.uncertainty = count, self.noise
+            self.count = count
             return 0.0
         log_cost = self.log_cost
         surprise = math.log(sample_s) - log_cost
@@ -143,8 +145,7 @@ class TaskCost:
         # what is put down to the worker is no property of the task
         own = surprise - shift
         self.variance += rate * (own * own - self.variance)
-        noise = NOISE_PER_DEVIATION * math.sqrt(self.variance)
-        self.noise = self.uncertainty = noise if noise < NOISE_MAX else NOISE_MAX
+        self.noise = min(NOISE_MAX, NOISE_PER_DEVIATION * math.sqrt(self.variance))
         self.log_cost += rate * trust * own
         if self.count >= COST_KNOWN:
             sample_s *= math.exp(-shift)

@@ -48,13 +48,11 @@ def dispatch(ledger: Ledger, now: float, outbox: Outbox) -> None:
     reserved: list[Worker] = []
     held = passed = 0
     full: set[int] = set()
-    last, cost_s, ahead = -1, 0.0, 0
     while (run := queue.head()) is not None:
         task = run.task
-        if task != last:
-            last, cost_s, ahead = task, fleet.costs[task].mean_s, fleet.prefetch(task)
+        cost_s = fleet.costs[task].mean_s
         if policy.late_binding:
-            if not fleet.free_count and not ahead:
+            if not fleet.free_count and not fleet.prefetch(task):
                 break
             worker = policy.choose(task, now) if task not in full else None
             room = fleet.room(worker, task, now) if worker is not None else 0
@@ -185,8 +183,7 @@ def send(
         if not ledger.loaded:
             ledger.stall_at = now + STALL_CHECK_S
         ledger.loaded[worker.number] = worker
-    worker.refresh(now)
-    ledger.policy.changed(worker, now)
+    ledger.changed(worker, now)
     if worker.standing:
         # one request is its trial
         ledger.refresh_ready(worker, now)

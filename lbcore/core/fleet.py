@@ -164,8 +164,8 @@ class Fleet:
         if now < worker.learn_at and seconds < TINY_S * count and cost.count >= LEARN_ALL:
             return
         worker.learn_at = now + LEARN_EVERY_S
+        del worker.samples[task]
         total, seconds, cpu_share = sums
-        sums[0], sums[1], sums[2] = 0.0, 0.0, -1.0
         policy, speed, known = self.policy, worker.speed(), (cost.mean_s, cost.log_cost)
         # what counts for nothing in a choice must explain nothing here
         availability = worker.availability_at_time(now) if policy.cpu_weight else 1.0

@@ -219,16 +219,12 @@ class Worker:
     def refresh(self, now: float) -> None:
         """Work out ``done_at`` and the effective speed again, after anything about the worker
         changed."""
-        fleet, inflight = self.fleet, self.inflight
-        if self._speed_version == fleet.speed_version and now < self._speed_until:
-            speed = self._effective_speed
-        else:
-            speed = self.effective_speed(now)
+        inflight, speed = self.inflight, self.effective_speed(now)
         if not inflight:
             self.running_s = 0.0
             self.done_at = self.ghost_until
             return
-        costs = fleet.costs
+        costs = self.fleet.costs
         total = 0.0
         for task, count in self.counts.items():
             total += count * costs[task].service_s(speed)

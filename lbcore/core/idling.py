@@ -30,17 +30,13 @@ class IdleMeter:
         """Something may have changed.
 
         Needed only where workers were idle beside others, and where there are free ones and more
-        requests at workers than the others have room for."""
+        requests at workers than the others have room for.
+        """
         if self.beside:
             self.seconds += (now - self._since) * self.beside
             self.beside = 0
         if fleet.free_count:
-            free, waiting = fleet.free_count, 0
+            waiting = 0
             for worker in fleet.ready[:LOOKED_AT_MAX]:
-                behind = len(worker.inflight) - worker.concurrency
-                if behind > 0:
-                    waiting += behind
-                    if waiting >= free:
-                        waiting = free
-                        break
-            self.beside, self._since = waiting, now
+                waiting += max(0, len(worker.inflight) - worker.concurrency)
+            self.beside, self._since = min(fleet.free_count, waiting), now

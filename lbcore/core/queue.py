@@ -173,7 +173,7 @@ class RequestQueue:
                 del run.entries[: run.start]
                 run.start = 0
         run.left -= taken_count
-        size = len(taken[0][1]) if taken_count == 1 else frame_bytes(taken)
+        size = frame_bytes(taken)
         self.count -= taken_count
         self.bytes -= size
         owner = lane.owner or self._clients[run.client]

@@ -42,15 +42,10 @@ def rebalance(ledger: Ledger, now: float, outbox: Outbox) -> None:
     that wait longest, one worker's for each that is free, where that one has them done sooner."""
     fleet = ledger.fleet
     margin_s = GAIN_TRANSITS * fleet.transit_s
-    for worker in ledger.loaded.values():
-        if worker.running_s > margin_s:
-            break
-    else:
-        # short ones are soon done, however late they are
-        return
     slow = [
         (worker.rest_s(now), worker.number)
         for worker in islice(ledger.loaded.values(), LOOKED_AT_MAX)
+        # a short one is soon done, however late it is
         if worker.running_s > margin_s and worker.number not in ledger.recalled
     ]
     for rest_s, number in sorted(slow, reverse=True):

@@ -250,10 +250,9 @@ def settle(ledger: Ledger, worker: Worker, before: int, now: float) -> None:
     worker.head_at, worker.head_was_alone = now, False
     if worker.position >= 0 and pending < worker.concurrency <= before:
         ledger.fleet.free_count += 1
-    if pending <= worker.concurrency and (ledger.loaded or ledger.recalled):
+    if pending <= worker.concurrency:
         ledger.loaded.pop(worker.number, None)
         ledger.recalled.discard(worker.number)
-    worker.refresh(now)
-    ledger.policy.changed(worker, now)
+    ledger.changed(worker, now)
     if worker.standing:
         ledger.refresh_ready(worker, now)

@@ -18,7 +18,7 @@ from lbcore.core.topology import PolicyConfig
 from .measures import Detail, Measures
 from .reference import run_references
 from .scenario import Scenario, ScenarioError
-from .traffic import draw_traffic
+from .traffic import Traffic, draw_traffic
 from .trial import Trial
 
 #: two-sided 95 % points of Student's t for 1, 2, ... degrees of freedom
@@ -80,7 +80,13 @@ class Result(NamedTuple):
 
 def run_one(scenario: Scenario, what: str, seed: int, detailed: bool) -> dict[str, Result]:
     """The measures of one policy, or of the references, on the requests of one seed."""
-    traffic = draw_traffic(scenario, seed)
+    return run_on(scenario, draw_traffic(scenario, seed), what, seed, detailed)
+
+
+def run_on(
+    scenario: Scenario, traffic: Traffic, what: str, seed: int, detailed: bool
+) -> dict[str, Result]:
+    """The same on these requests."""
     if what == REFERENCES:
         meters = run_references(scenario, traffic)
     else:

@@ -96,28 +96,17 @@ def run_child(
     raise SystemExit(target(leash))
 
 
-def die_with_parent(parent_pid: int) -> None:
-    """Have the kernel kill this process when its parent ends, however that happens (Linux).
+def die_with_parent(parent_pid: int, number: signal.Signals = signal.SIGKILL) -> None:
+    """Have the kernel signal this process when its parent ends, however that happens (Linux).
 
-    Elsewhere the end of the leash has to do: a child leaves when it reads end-of-file there.
+    That holds on when it becomes another program.  Elsewhere the end of the leash has to do: a
+    child leaves when it reads end-of-file there.
     """
-    _signal_with_parent(signal.SIGKILL)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
     if os.getppid() != parent_pid:
         # the parent ended between the fork and the line above: no signal will come
         os._exit(1)
-
-
-def stop_with_parent() -> None:
-    """Have the kernel ask this process to stop when its parent ends (Linux; nothing elsewhere).
-
-    It holds on when the process becomes another program.
-    """
-    _signal_with_parent(signal.SIGTERM)
-
-
-def _signal_with_parent(number: signal.Signals) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
 
 
 def reset_signals() -> None:

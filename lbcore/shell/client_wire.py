@@ -118,20 +118,15 @@ class Wire:
 
         The caller has the turn.  Raises ``BrokerUnavailable`` when the connection is lost.
         """
-        outbox = self._outbox
+        self._outbox.append(frame)
         if soon:
             now = monotonic()
-            if now - self._sent_at < CORK_S and len(outbox) + 1 < CORK_FRAMES:
-                outbox.append(frame)
+            if now - self._sent_at < CORK_S and len(self._outbox) < CORK_FRAMES:
                 if self.bell is not None:
                     self.bell.ring()
                 return
             self._sent_at = now
-        if outbox:
-            outbox.append(frame)
-            self.flush_locked()
-        else:
-            self.send_locked(frame)
+        self.flush_locked()
 
     def push_if_free(self, frames: bytes) -> None:
         """Send frames if that needs no waiting; else they leave with the next ones."""
@@ -176,7 +171,7 @@ class Wire:
             self._outbox.clear()
             self.send_locked(data)
 
-    def send_locked(self, data: bytes | memoryview) -> None:
+    def send_locked(self, data: bytes) -> None:
         """Send; and read meanwhile, if the broker will take no more before we took its answers.
 
         The caller has the turn.  Without a connection nothing happens: whatever needs an answer is
@@ -189,18 +184,14 @@ class Wire:
         if self._torn:
             self._sever("a write was interrupted")
             return
+        view = memoryview(data)
         self._torn = True
         try:
-            while data:
+            while view:
                 try:
-                    sent = self.socket.send(data, socket.MSG_DONTWAIT)
+                    view = view[self.socket.send(view, socket.MSG_DONTWAIT) :]
                 except BlockingIOError:
                     self._read_while_blocked()
-                    continue
-                if sent == len(data):
-                    break
-                # no copy of what may be much
-                data = memoryview(data)[sent:]
         except OSError as error:
             self._sever(error_text(error))
         else:

@@ -38,6 +38,9 @@ def test_a_recording_is_replayed_with_other_workers(system: Start) -> None:
     lb.cli("report", "a.rec")
     assert "as recorded" in (lb.folder / "report.html").read_text()
     files = ("--save", "replay.json", "--report", "replay.html")
+    shown = lb.cli("simulate", "--replay", "a.rec").stdout
+    assert "60 requests, replayed with the recorded workers" in shown
+    assert "as recorded" in shown
     shown = lb.cli("simulate", "--replay", "a.rec", "--workers", "2", *files).stdout
     lb.cli("simulate", "--replay", "a.rec", "--workers", "8", *files)
     assert "</html>" in (lb.folder / "replay.html").read_text()

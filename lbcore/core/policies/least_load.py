@@ -95,9 +95,9 @@ class LeastLoad(Policy):
         if len(self._classes) == 1:
             # all are about equally fast: nothing to compare
             found = self._earliest(self._classes[0], task, now)
-            worker = found[0] if found is not None else None
-            has_room = worker is None or not startable or self.fleet.room(worker, task, now)
-            return worker if has_room else None
+            if found is None or (startable and not self.fleet.room(found[0], task, now)):
+                return None
+            return found[0]
         best: Worker | None = None
         best_load, best_place, best_idle = math.inf, 0, False
         pending_weight = self.fleet.policy.pending_weight
